@@ -1,0 +1,1 @@
+"""xenolect: EmergenceManager for Python."""

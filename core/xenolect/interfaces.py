@@ -1,0 +1,236 @@
+"""What a plugin implements. Structural: no base class to inherit, only methods to have.
+
+All are synchronous, with few verbs and nothing optional. *Deciders* (Scorer, Rule, Safeguard, Judge,
+Proposer) are pure: no I/O, no clock, no randomness of their own, no threads. *Stores* (ChunkStore,
+Index, KeyProvider) do the I/O and decide nothing; they wrap every foreign exception in
+``xenolect.errors`` and keep no buffer after they return.
+
+These interfaces are provisional until each has two independent implementations that pass its kit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, TypeVar
+
+from xenolect.facts import Change, Contents, Entry, Lease, Observation, Window
+from xenolect.judges import Baseline, Evidence, JudgeConfig
+from xenolect.model import Agent, AgentContext, Candidate, ProtocolVariant, Verdict
+from xenolect.safeguards import Action, Event, Reply
+
+__all__ = [
+    "Buffer",
+    "ChunkStore",
+    "Cipher",
+    "Index",
+    "Judge",
+    "KeyProvider",
+    "Proposer",
+    "Rule",
+    "Safeguard",
+    "Scorer",
+]
+
+Buffer = bytes | bytearray | memoryview
+S = TypeVar("S")
+
+
+class ChunkStore(Protocol):
+    """Immutable objects under keys. Keys are relative, lower-case ASCII, ``/``-separated, no ``..``."""
+
+    def put(self, key: str, data: Buffer, *, if_absent: bool = True) -> None:
+        """Write all of ``data`` under ``key``, durable before returning; readers see all or nothing.
+
+        With ``if_absent`` (create-if-absent, the only primitive commits need) an existing key raises
+        DuplicateError. Without it the object is replaced whole. StorageFullError, StorageError.
+        """
+        ...
+
+    def get(self, key: str) -> bytes:
+        """The whole object; NotFoundError names the key."""
+        ...
+
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)``; shorter only at the end of the object."""
+        ...
+
+    def delete(self, key: str) -> None:
+        """Remove the object; fine if it is not there."""
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Every key that starts with ``prefix``, in ascending order."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections; closing twice is fine."""
+        ...
+
+
+class Index(Protocol):
+    """The one truth. One write door; order is assigned under its write lock."""
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        *,
+        actor: str,
+        at: float,
+        observations: Sequence[Observation] = (),
+        after: int | None = None,
+    ) -> int:
+        """Apply all changes and append one journal entry, or change nothing; return the revision.
+
+        A stale expected version raises ConflictError with ``expected`` and ``found`` (DuplicateError
+        where none was expected but the key exists or left a tombstone). ``observations`` are appended
+        in the same transaction. ``after`` makes the commit conditional on the whole index: when given
+        and the current revision is another, ConflictError. Durable before returning.
+        """
+        ...
+
+    def load(self) -> Contents:
+        """Every fact as of one revision. A row that does not match its digest: CorruptError."""
+        ...
+
+    def get(self, kind: str, key: str) -> Any | None:
+        """The value of one fact as of now, or None."""
+        ...
+
+    def changes(self, after: int) -> Sequence[Entry]:
+        """The journal after a revision, without gaps, oldest first; cheap when there is nothing new."""
+        ...
+
+    def append_windows(self, batch: Sequence[Window | Observation]) -> int:
+        """Append measurements in one transaction; return the last observation's sequence so far."""
+        ...
+
+    def windows(self, variant_id: str, since: float, until: float) -> Iterator[Window]:
+        """Windows of a variant whose start is in ``[since, until)``, oldest first."""
+        ...
+
+    def observations(self, rollout: str, after: int) -> Sequence[Observation]:
+        """Evidence of a rollout with a sequence greater than ``after``, in sequence order."""
+        ...
+
+    def lease(self, name: str, holder: str, now: float, ttl: float) -> Lease:
+        """Take, renew (ttl > 0) or give back (ttl <= 0) a lease; return who holds it now.
+
+        A lease whose ``until`` has passed is free. Not journaled.
+        """
+        ...
+
+    def leases(self, prefix: str, now: float) -> Sequence[Lease]:
+        """The live leases whose names start with ``prefix``."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and connections; closing twice is fine."""
+        ...
+
+
+class Cipher(Protocol):
+    """Seals objects. ``bound`` says what the object is and where it belongs: authenticated, not secret."""
+
+    id: str
+
+    def seal(self, plain: Buffer, bound: bytes) -> bytes:
+        """Encrypt and authenticate."""
+        ...
+
+    def open(self, sealed: Buffer, bound: bytes) -> bytes:
+        """Check and decrypt; CorruptError when either does not match."""
+        ...
+
+
+class KeyProvider(Protocol):
+    """Gives the keys that wrap data keys."""
+
+    def current(self) -> tuple[str, Any]:
+        """The key id to wrap with now, and the wrapper."""
+        ...
+
+    def get(self, key_id: str) -> Any:
+        """The wrapper of an older key id; NotFoundError."""
+        ...
+
+
+class Scorer(Protocol):
+    """Scores a whole batch. Pure; called when inputs changed, not on every selection."""
+
+    def score(self, candidates: Sequence[Candidate], agent: Agent) -> Sequence[float]:
+        """One number in [0, 1] per candidate, higher is better."""
+        ...
+
+
+class Rule(Protocol):
+    """Decides whether an agent can speak a variant. Pure; cached per (variant, context)."""
+
+    def refuses(self, variant: ProtocolVariant, context: AgentContext) -> str | None:
+        """Why not, in words; None when it agrees."""
+        ...
+
+
+class Safeguard(Protocol[S]):
+    """A pure state machine (a breaker or a ramp); ``S`` is a frozen attrs class.
+
+    A breaker's state has the attributes ``state`` (BreakerState), ``generation``, ``attempts`` and
+    ``until`` (its clock's time, or None). A ramp's has ``state`` (CanaryState), ``level``, ``ppm``
+    (the share to route now), ``attempts`` and ``reason``.
+    """
+
+    def start(self) -> S:
+        """The state before anything happened."""
+        ...
+
+    def step(
+        self, state: S, event: Event, now: float, draw: float
+    ) -> tuple[S, Reply, Sequence[Action]]:
+        """The state after the event, the answer to the caller, what the manager shall do.
+
+        ``now`` in seconds of a clock that never goes back; ``draw`` uniform in [0, 1).
+        """
+        ...
+
+    def dump(self, state: S) -> Any:
+        """The state as JSON."""
+        ...
+
+    def load(self, data: Any) -> S:
+        """Read what ``dump`` wrote; CorruptError when it can not be."""
+        ...
+
+
+class Judge(Protocol[S]):
+    """Weighs the evidence of one rollout. ``S`` is owned by one writer and may be mutable."""
+
+    def start(self, baseline: Baseline, config: JudgeConfig) -> S:
+        """The state before the first observation."""
+        ...
+
+    def update(self, state: S, records: Sequence[Observation]) -> tuple[Verdict, Evidence]:
+        """Fold observations in order; the verdict after the last, or at the first that proves harm.
+
+        No observations: the verdict as it stands. The same records in the same order give the same
+        bits, on every machine and Python version.
+        """
+        ...
+
+    def dump(self, state: S) -> bytes:
+        """The state, exactly."""
+        ...
+
+    def load(self, data: bytes) -> S:
+        """Read what ``dump`` wrote."""
+        ...
+
+
+class Proposer(Protocol):
+    """Proposes new changes within a declared space."""
+
+    def ask(self) -> Any:
+        """The next ``changes`` to try."""
+        ...
+
+    def tell(self, changes: Any, outcome: float) -> None:
+        """How it went; higher is better."""
+        ...
