@@ -1,0 +1,421 @@
+"""From plain tables to attrs classes: every mistake at once, each with its path, in friendly words.
+
+cattrs does the walking (detailed validation, unknown keys refused). Three things are ours: strict
+scalars (``int("5")``, ``bool("false")`` would guess), range checks that are collected like type errors
+instead of stopping at the first, and the words. cattrs costs 60 ms to import and is imported here only
+when something is filled.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import math
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import attrs
+
+from xenolect.errors import ConfigError, EmergenceError, PluginError
+from xenolect.secret import Secret
+from xenolect.units import Bytes, Seconds, bytes_of, seconds_of
+
+if TYPE_CHECKING:
+    from cattrs import Converter
+
+__all__ = [
+    "Check",
+    "at_least",
+    "did_you_mean",
+    "fill",
+    "fraction",
+    "one_of",
+    "positive",
+    "show",
+    "structure",
+]
+
+
+@attrs.frozen
+class Check:
+    """An attrs validator that can also say what it expects; ``complain`` gives the words or None."""
+
+    complain: Callable[[Any], str | None]
+
+    def __call__(self, instance: Any, attribute: attrs.Attribute[Any], value: Any) -> None:
+        complaint = self.complain(value)
+        if complaint:
+            raise ConfigError(f"{attribute.name}: {complaint}")
+
+
+def _check(phrase: str, holds: Callable[[Any], bool]) -> Any:
+    return Check(
+        lambda value: (
+            None if value is None or holds(value) else f"expected {phrase}, got {show(value)}"
+        )
+    )
+
+
+def show(value: Any) -> str:
+    """A value as it was written: a number without ``.0``, text in quotes."""
+    return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def at_least(least: int) -> Any:
+    """A whole number that is not too small."""
+    return _check(f"at least {least}", lambda value: value >= least)
+
+
+def one_of(*words: str) -> Any:
+    """One of a few words."""
+    return _check("one of " + ", ".join(map(repr, words)), lambda value: value in words)
+
+
+fraction: Any = _check("a fraction in [0, 1]", lambda value: 0 <= value <= 1)
+positive: Any = _check("more than 0", lambda value: value > 0)
+
+
+def did_you_mean(name: str, names: Sequence[str]) -> str:
+    """``"; did you mean 'redis'?"``, or nothing when no name is close."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def structure(table: Any, into: type[Any], where: str = "") -> Any:
+    """Fill ``into`` from ``table``; one ConfigError with every mistake, each with its path."""
+    try:
+        converter = _converter()
+        return converter.structure(table, into)
+    except NameError as error:
+        # An annotation that exists for type checkers only can not be read at run time.
+        raise PluginError(
+            f"{where or into.__name__}: the options of {into.__module__}.{into.__qualname__} can not be "
+            f"read: {error}; import the name outside TYPE_CHECKING"
+        ) from error
+    except EmergenceError as error:
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from error
+    except Exception as error:
+        found = [f"{path}: {text}" if path else text for path, text in _mistakes(error, where)]
+        raise ConfigError("; ".join(found)) from error
+
+
+def fill(make: Callable[..., Any], options: Mapping[str, Any], where: str) -> Any:
+    """Call an offer's ``make`` with its options from the configuration.
+
+    An attrs class is filled itself; another callable gets nothing, or its one argument filled.
+    """
+    if isinstance(make, type) and attrs.has(make):
+        return structure(options, make, where)
+    wanted = _argument(make, where)
+    if wanted is None:
+        if options:
+            names = ", ".join(f"{where}.{name}" for name in options)
+            raise ConfigError(f"{names}: unknown setting, {where} takes no options")
+        return make()
+    return make(structure(options, wanted, where))
+
+
+def _argument(make: Callable[..., Any], where: str) -> type[Any] | None:
+    """The attrs class that ``make`` wants as its only argument; None when it wants nothing."""
+    try:
+        signature = inspect.signature(make, eval_str=True)
+    except (NameError, ValueError, TypeError) as error:
+        raise PluginError(f"{where}: the signature of {make!r} can not be read: {error}") from error
+    needed = [
+        parameter
+        for parameter in signature.parameters.values()
+        if parameter.default is parameter.empty
+        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+    ]
+    optional = [p for p in signature.parameters.values() if _is_options(p.annotation)]
+    if not needed and not optional:
+        return None
+    first = (needed or optional)[0]
+    if len(needed) > 1 or not _is_options(first.annotation):
+        raise PluginError(
+            f"{where}: {make!r} must take no argument, or one that is annotated with an attrs class"
+        )
+    return typing.cast("type[Any]", first.annotation)
+
+
+def _is_options(annotation: Any) -> bool:
+    return isinstance(annotation, type) and attrs.has(annotation)
+
+
+# -- words --------------------------------------------------------------------------------------
+
+
+def _mistakes(error: BaseException, path: str) -> Iterator[tuple[str, str]]:
+    from cattrs import AttributeValidationNote, IterableValidationNote
+    from cattrs.errors import BaseValidationError, ForbiddenExtraKeysError
+
+    if isinstance(error, BaseValidationError):
+        for inner in error.exceptions:
+            step = path
+            for note in getattr(inner, "__notes__", ()):
+                if isinstance(note, AttributeValidationNote):
+                    step = f"{path}.{note.name}" if path else note.name
+                    break
+                if isinstance(note, IterableValidationNote):
+                    step = (
+                        f"{path}[{note.index}]"
+                        if isinstance(note.index, int)
+                        else (f"{path}.{note.index}" if path else str(note.index))
+                    )
+                    break
+            yield from _mistakes(inner, step)
+    elif isinstance(error, ForbiddenExtraKeysError):
+        assert error.cl is not None
+        known = [field.alias for field in attrs.fields(error.cl) if field.init]
+        for name in sorted(error.extra_fields):
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f", did you mean {close[0]!r}?" if close else f", known are {', '.join(known)}"
+            yield f"{path}.{name}" if path else name, "unknown setting" + hint
+    elif isinstance(error, KeyError):
+        yield path, "required, but not set"
+    else:
+        yield path, str(error) or type(error).__name__
+
+
+# -- the converter ------------------------------------------------------------------------------
+
+
+@functools.cache
+def _converter() -> Converter:
+    from cattrs import Converter
+
+    converter = Converter(forbid_extra_keys=True, detailed_validation=True, use_alias=True)
+    for kind in _SCALARS:
+        converter.register_structure_hook(kind, _scalar)
+    converter.register_structure_hook(Enum, _enum)
+    converter.register_structure_hook_factory(_is_class, _class_hook)
+    converter.register_structure_hook_factory(_is_list, _list_hook)
+    converter.register_structure_hook_factory(_is_table, _table_hook)
+    converter.register_structure_hook_factory(_is_union, _union_hook)
+    converter.register_structure_hook_func(_is_literal, _literal)
+    # A live object given by keyword (a key provider, a callable) is taken as it is.
+    converter.register_structure_hook_func(_is_interface, lambda value, _: value)
+    return converter
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    raise ValueError(f"expected true or false, got {value!r}")
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise ValueError(f"expected a whole number, got {value!r}")
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise ValueError(f"expected a number, got {value!r}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    raise ValueError(f"expected text, got {value!r}")
+
+
+def _path(value: Any) -> Path:
+    return value if isinstance(value, Path) else Path(_text(value))
+
+
+def _secret(value: Any) -> Secret:
+    if isinstance(value, Secret):
+        return value
+    if isinstance(value, Mapping) and len(value) == 1:
+        ((name, place),) = value.items()
+        if name in ("env", "file") and isinstance(place, str) and place:
+            return Secret(**{name: place})
+    # The value is not repeated: it may be the secret.
+    raise ValueError('expected { env = "NAME" } or { file = "path" }, never the secret itself')
+
+
+_SCALARS: dict[Any, Callable[[Any], Any]] = {
+    bool: _boolean,
+    int: _whole,
+    float: _number,
+    str: _text,
+    Path: _path,
+    Secret: _secret,
+    Seconds: seconds_of,
+    Bytes: bytes_of,
+}
+
+
+def _scalar(value: Any, kind: Any) -> Any:
+    # cattrs hands subclasses here too: an enumeration of texts, a NewType of a plugin's own.
+    return _SCALARS[kind](value) if kind in _SCALARS else _enum(value, kind)
+
+
+def _is_class(kind: Any) -> bool:
+    return isinstance(kind, type) and attrs.has(kind) and kind is not Secret
+
+
+def _class_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    from cattrs.gen import make_dict_structure_fn, override
+
+    if any(isinstance(field.type, str) for field in attrs.fields(kind)):
+        attrs.resolve_types(kind)
+
+    def checked(field: attrs.Attribute[Any]) -> Callable[[Any, Any], Any]:
+        def read(value: Any, into: Any) -> Any:
+            made = value if into is None else converter.structure(value, into)
+            if isinstance(field.validator, Check):
+                complaint = field.validator.complain(made)
+                if complaint:
+                    raise ValueError(complaint)
+            elif field.validator is not None:
+                field.validator(None, field, made)  # one of attrs' own: none looks at the instance
+            return made
+
+        return read
+
+    checks: Any = {
+        field.name: override(struct_hook=checked(field))
+        for field in attrs.fields(kind)
+        if field.init and _stands_alone(field.validator)
+    }
+    read = make_dict_structure_fn(
+        kind,
+        converter,
+        _cattrs_forbid_extra_keys=True,
+        _cattrs_detailed_validation=True,
+        _cattrs_use_alias=True,
+        **checks,
+    )
+
+    def hook(value: Any, into: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected {getattr(kind, 'WORDS', 'a table')}, got {value!r}")
+        return read(value, into)
+
+    return hook
+
+
+def _stands_alone(validator: Any) -> bool:
+    """Can the validator run before the instance exists? Ours can, and attrs' own ready-made ones."""
+    if isinstance(validator, Check):
+        return True
+    ready = type(validator).__module__ == "attr.validators"
+    return ready and not type(validator).__name__.startswith(("_Optional", "_Deep", "_Or", "_Not"))
+
+
+def _is_list(kind: Any) -> bool:
+    origin, inner = typing.get_origin(kind) or kind, typing.get_args(kind)
+    mixed = origin is tuple and bool(inner) and inner[-1] is not Ellipsis
+    return origin in (tuple, list, set, frozenset, Sequence) and not mixed
+
+
+def _list_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    from cattrs import IterableValidationNote
+    from cattrs.errors import IterableValidationError
+
+    origin = typing.get_origin(kind) or kind
+    item = (typing.get_args(kind) or (Any,))[0]
+    make = tuple if origin in (tuple, Sequence) else origin
+
+    def hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, (list, tuple, set, frozenset)):
+            raise ValueError(f"expected a list, got {value!r}")
+        made, errors = [], []
+        for place, each in enumerate(value):
+            try:
+                made.append(converter.structure(each, item))
+            except Exception as error:
+                error.add_note(IterableValidationNote(f"at {place}", place, item))
+                errors.append(error)
+        if errors:
+            raise IterableValidationError("in a list", errors, kind)
+        return make(made)
+
+    return hook
+
+
+def _is_table(kind: Any) -> bool:
+    return (typing.get_origin(kind) or kind) in (dict, Mapping)
+
+
+def _table_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    from cattrs import IterableValidationNote
+    from cattrs.errors import IterableValidationError
+
+    item = (typing.get_args(kind) or (str, Any))[1]
+
+    def hook(value: Any, _: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a table, got {value!r}")
+        made, errors = {}, []
+        for name, each in value.items():
+            try:
+                made[name] = converter.structure(each, item)
+            except Exception as error:
+                error.add_note(IterableValidationNote(f"at {name}", name, item))
+                errors.append(error)
+        if errors:
+            raise IterableValidationError("in a table", errors, kind)
+        return made
+
+    return hook
+
+
+def _is_union(kind: Any) -> bool:
+    union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+    return union and len([arm for arm in typing.get_args(kind) if arm is not type(None)]) > 1
+
+
+def _union_hook(kind: Any, converter: Converter) -> Callable[[Any, Any], Any]:
+    arms = [arm for arm in typing.get_args(kind) if arm is not type(None)]
+    nothing = type(None) in typing.get_args(kind)
+
+    def hook(value: Any, _: Any) -> Any:
+        if value is None and nothing:
+            return None
+        complaints: list[str] = []
+        for arm in arms:
+            try:
+                return converter.structure(value, arm)
+            except Exception as error:
+                complaints.extend(text for _path, text in _mistakes(error, ""))
+        raise ValueError(", or ".join(dict.fromkeys(complaints)))
+
+    return hook
+
+
+def _enum(value: Any, kind: Any) -> Any:
+    if not issubclass(kind, Enum):
+        return kind(value)
+    try:
+        return kind(value)
+    except ValueError:
+        words = ", ".join(repr(member.value) for member in kind)
+        raise ValueError(f"expected one of {words}, got {value!r}") from None
+
+
+def _is_literal(kind: Any) -> bool:
+    return typing.get_origin(kind) is Literal
+
+
+def _literal(value: Any, kind: Any) -> Any:
+    words = typing.get_args(kind)
+    if value in words:
+        return value
+    raise ValueError(f"expected one of {', '.join(map(repr, words))}, got {value!r}")
+
+
+def _is_interface(kind: Any) -> bool:
+    origin = typing.get_origin(kind) or kind
+    return origin is Callable or bool(getattr(origin, "_is_protocol", False))
