@@ -124,7 +124,9 @@ def _argument(make: Callable[..., Any], where: str) -> type[Any] | None:
     """The attrs class that ``make`` wants as its only argument; None when it wants nothing."""
     try:
         signature = inspect.signature(make, eval_str=True)
-    except (NameError, ValueError, TypeError) as error:
+    except (ValueError, TypeError):
+        return None  # written in C, and says nothing about its arguments
+    except NameError as error:
         raise PluginError(f"{where}: the signature of {make!r} can not be read: {error}") from error
     needed = [
         parameter

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import unquote, urlsplit
@@ -68,7 +69,7 @@ def _shares(table: Mapping[str, Part]) -> str | None:
 def _levels(levels: tuple[float, ...] | None) -> str | None:
     if levels is None:
         return None
-    rising = all(low < high for low, high in zip(levels, levels[1:], strict=False))
+    rising = all(low < high for low, high in pairwise(levels))
     if levels and rising and levels[0] > 0 and levels[-1] <= 1:
         return None
     return f"expected rising fractions in (0, 1], got {list(levels)}"

@@ -1,0 +1,123 @@
+"""Everything that is checked, one session each: ``nox -s tests`` is the one that must pass.
+
+What is tested is what is shipped: a wheel, built from the source distribution, installed beside the
+distributions of ``contrib/`` as a stranger would install them. Nothing is imported from the tree.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["tests", "lint", "typing", "rooms"]
+nox.options.error_on_missing_interpreters = False  # `matrix` runs those that are there
+
+ROOT = Path(__file__).parent
+PYPROJECT = nox.project.load_toml("pyproject.toml")
+CONTRIB = sorted(path.parent for path in ROOT.glob("contrib/*/pyproject.toml"))
+
+
+def group(name: str) -> list[str]:
+    """The requirements of a dependency group."""
+    return list(nox.project.dependency_groups(PYPROJECT, name))
+
+
+def wheel(session: nox.Session, source: Path) -> Path:
+    """Build the source distribution of ``source``, and the wheel from that, not from the tree."""
+    session.install("build")
+    out = Path(session.create_tmp()) / "dist" / source.name
+    shutil.rmtree(out, ignore_errors=True)
+    session.run("python", "-m", "build", "--outdir", str(out), str(source), silent=True)
+    (built,) = out.glob("*.whl")
+    return built
+
+
+def install(session: nox.Session, *, contrib: bool) -> None:
+    """The wheel with its testing extra, then each contrib distribution beside it."""
+    session.install(f"{wheel(session, ROOT)}[testing]", *group("test"))
+    if contrib:
+        for source in CONTRIB:
+            # xenolect is there already, so pip takes this one and not a stranger of the same name.
+            session.install(str(wheel(session, source)))
+
+
+def run_tests(session: nox.Session, *arguments: str) -> None:
+    """pytest on ``tests/``, against what is installed."""
+    session.run("python", "-m", "pytest", *(arguments or ("tests",)), *session.posargs)
+
+
+def run_contrib(session: nox.Session) -> None:
+    """Each contrib distribution's own tests, one after the other."""
+    for source in CONTRIB:
+        tests = source / "tests"
+        session.run("python", "-m", "pytest", str(tests.relative_to(ROOT)), *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """The wheel and every contrib distribution in one environment: all tests but the slow ones."""
+    install(session, contrib=True)
+    run_tests(session, "tests", "-m", "not slow")
+    run_contrib(session)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """The tests marked slow: large states, many processes, simulations."""
+    install(session, contrib=True)
+    run_tests(session, "tests", "-m", "slow")
+
+
+@nox.session
+def contrib(session: nox.Session) -> None:
+    """The contrib distributions alone, beside the wheel."""
+    install(session, contrib=True)
+    run_contrib(session)
+
+
+@nox.session(python=["3.11", "3.12", "3.13"])
+def matrix(session: nox.Session) -> None:
+    """``tests`` on every Python that is there."""
+    install(session, contrib=True)
+    run_tests(session, "tests", "-m", "not slow")
+    run_contrib(session)
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """mypy --strict on the three roots; pyright on the public face as a user's editor sees it."""
+    session.install("-e", ".[testing]", *group("typing"))
+    session.run("mypy")
+    session.run("pyright", "tests/typing/api.py")
+
+
+@nox.session
+def rooms(session: nox.Session) -> None:
+    """Who imports whom."""
+    session.install("-e", ".[testing]", *group("lint"))
+    session.run("lint-imports", "--no-cache")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """ruff, as a linter and as a formatter."""
+    session.install(*group("lint"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """The promised numbers, as ratios to floors measured in the same run. Prints; gates nothing."""
+    session.install(str(wheel(session, ROOT)) + "[testing]", *group("test"))
+    session.run("xenolect", "bench", *session.posargs)
+
+
+@nox.session
+def changelog(session: nox.Session) -> None:
+    """What the next release's notes will say."""
+    session.install("towncrier")
+    session.run("towncrier", "build", "--draft", "--version", "next")

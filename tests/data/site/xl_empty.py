@@ -1,0 +1,5 @@
+"""A plugin that implements nothing."""
+
+
+def helper():
+    return 1
