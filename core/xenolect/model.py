@@ -24,6 +24,7 @@ __all__ = [
     "Candidate",
     "CanaryState",
     "CanaryStatus",
+    "Explanation",
     "Mode",
     "PerformanceHistory",
     "PerformanceMetrics",
@@ -343,3 +344,19 @@ class BreakerStatus:
     state: BreakerState
     attempts: int = 0
     retry_after: float | None = None
+
+
+@attrs.frozen
+class Explanation:
+    """What ``explain`` says of one variant for one agent.
+
+    ``eligible`` False comes with ``reason``; otherwise ``parts`` are the scorers' answers in [0, 1]
+    and ``score`` their weighted sum. ``chosen`` marks the one that would be served.
+    """
+
+    variant: ProtocolVariant
+    eligible: bool
+    reason: str
+    parts: Mapping[str, float] = attrs.field(factory=dict, converter=freeze)
+    score: float | None = None
+    chosen: bool = False

@@ -1,0 +1,147 @@
+"""One running rollout as a process sees it: its arms, its judges, and what it has folded so far.
+
+Two judges weigh the same kind of evidence. ``merged`` folds the index's sequence of all processes and
+is acted upon by the leader; ``local`` folds what this process saw, at once, so that harm is stopped
+before ``report`` returns. With one process they are the same, and the local one may spend the whole
+alpha; with several each local one spends ``alpha / (2 P)`` and the merged one ``alpha / 2``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from xenolect._routing import routed
+from xenolect.facts import Observation
+from xenolect.interfaces import Judge, Safeguard
+from xenolect.judges import Baseline, Evidence, JudgeConfig
+from xenolect.model import CanaryState, Verdict
+
+__all__ = ["ENDED", "Rollout", "evidence_to_json"]
+
+ENDED = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
+
+
+def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
+    """Evidence as the document that is stored."""
+    return attrs.asdict(evidence)
+
+
+class Rollout:
+    """A rollout's document, its machine, and this process's share of the evidence."""
+
+    def __init__(
+        self,
+        document: Mapping[str, Any],
+        version: int,
+        judge: Judge[Any],
+        ramp: Safeguard[Any],
+        baseline: Baseline,
+    ) -> None:
+        self.id: str = document["rollout"]
+        self.variant_id: str = document["variant_id"]
+        self.control_id: str = document["control_id"]
+        self.salt = int(document["salt"], 16)
+        self.by_session: bool = document["unit"] == "session"
+        self.judge = judge
+        self.ramp = ramp
+        self.processes: int = document["processes"]
+        alpha = document["alpha"] / document["attempt"] ** 2
+        alone = self.processes == 1
+        self._config = JudgeConfig(
+            alpha=alpha if alone else alpha / 2,
+            min_effect=document["min_effect"],
+            share=document["levels"][0] / 1_000_000,
+            seed=self.salt & 0xFFFFFFFF,
+            levels=tuple(level / 1_000_000 for level in document["levels"]),
+        )
+        own = attrs.evolve(
+            self._config, alpha=alpha if alone else alpha / (2 * self.processes)
+        )
+        self.merged = judge.start(baseline, self._config)
+        self.local = judge.start(baseline, own)
+        self.cursor = 0  # the last sequence folded into ``merged``
+        self.joined = False
+        self.acts = False  # may the local judge act?
+        self.proved = False
+        self.verdict = Verdict.CONTINUE
+        self.evidence = Evidence()
+        self.unattributed = 0
+        self.level_operations = 0
+        self.level_units: set[str] = set()
+        self.seen: dict[str, float] = {}
+        self.disturbed_at = float("-inf")  # when the breaker last moved
+        self.take(document, version)
+
+    def take(self, document: Mapping[str, Any], version: int) -> None:
+        """Adopt a newer document of the same rollout."""
+        self.document = dict(document)
+        self.version = version
+        self.state = self.ramp.load(document["state"])
+        if document["level_sequence"] != getattr(self, "level_sequence", None):
+            self.level_sequence: int = document["level_sequence"]
+            self.level_operations = 0
+            self.level_units = set()
+
+    @property
+    def ended(self) -> bool:
+        """Is the rollout over?"""
+        return self.state.state in ENDED
+
+    @property
+    def ppm(self) -> int:
+        """The share served now, in parts per million."""
+        return int(self.state.ppm)
+
+    @property
+    def slice_ppm(self) -> int:
+        """The share whose units are treated or were until a suspension."""
+        levels = self.document["levels"]
+        return self.ppm or levels[min(self.state.level, len(levels) - 1)]
+
+    @property
+    def recovery_ppm(self) -> int:
+        """The share whose units may take a probe of a half-open breaker."""
+        return int(self.document["levels"][0])
+
+    def unit(self, agent_id: str | None, session: str | None) -> str | None:
+        """The unit of assignment and evidence, or None when the call does not name it."""
+        return session if self.by_session else agent_id
+
+    def inside(self, unit: str) -> bool:
+        """Is the unit in the canary's slice?"""
+        return routed(unit, self.salt, self.slice_ppm)
+
+    def arm(self, variant_id: str, unit: str) -> str | None:
+        """The arm of an eligible unit that was served a variant, or None."""
+        if variant_id == self.variant_id:
+            return "canary" if self.inside(unit) else None
+        if variant_id == self.control_id:
+            return None if self.inside(unit) else "control"
+        return None
+
+    def saw(self, observation: Observation) -> tuple[Verdict, Evidence] | None:
+        """Fold one observation of this process; the verdict if the local judge may act."""
+        self.seen[observation.arm] = observation.at
+        if not self.joined:
+            return None
+        verdict, evidence = self.judge.update(self.local, (observation,))
+        return (verdict, evidence) if self.acts else None
+
+    def fold(self, observations: Sequence[Observation], boot: str) -> Verdict:
+        """Fold the next observations of the index's sequence."""
+        for observation in observations:
+            self.cursor = observation.sequence
+            self.seen[observation.arm] = max(
+                observation.at, self.seen.get(observation.arm, 0.0)
+            )
+            if observation.arm == "canary" and observation.sequence > self.level_sequence:
+                self.level_operations += observation.operations
+                if len(self.level_units) < 10_000:
+                    self.level_units.add(observation.unit)
+            if self.joined and observation.writer != boot and self.processes == 1:
+                self.acts = False  # others report too: only the merged order counts
+        self.verdict, self.evidence = self.judge.update(self.merged, observations)
+        return self.verdict

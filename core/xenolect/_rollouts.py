@@ -1,0 +1,727 @@
+"""``manager.canaries``: start a rollout, weigh its evidence, ramp it, end it.
+
+The ramp (a pure machine) decides; the judge weighs; this module feeds both and commits what they say.
+Exactly one process, the leader by lease, folds the merged evidence and makes health checks.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from xenolect import safeguards as sg
+from xenolect._breakers import Breakers
+from xenolect._codec import moment
+from xenolect._evidence import Rollout, evidence_to_json
+from xenolect._launch import Launch
+from xenolect._lifecycle import check_transition
+from xenolect._points import Points
+from xenolect._runtime import Runtime
+from xenolect._selection import Selector
+from xenolect._structure import Route
+from xenolect._variants import Variants
+from xenolect.errors import (
+    ConflictError,
+    EmergenceError,
+    InvalidError,
+    NotFoundError,
+    TransitionError,
+)
+from xenolect.facts import Change, Observation, Put
+from xenolect.judges import Baseline, Evidence
+from xenolect.model import (
+    BreakerState,
+    CanaryState,
+    CanaryStatus,
+    Mode,
+    ProtocolVariant,
+    VariantStatus,
+    Verdict,
+)
+
+__all__ = ["Canaries"]
+
+log = logging.getLogger("xenolect.safeguards")
+S = VariantStatus
+LEASE = 5.0  # seconds a leader is believed to live after its last sign
+SEAT = 400 * 86400.0  # a seat of local evidence is taken once and never given again
+ORPHANED = 900.0  # a suspension nobody heals for so long is tried again by the leader
+
+
+class Canaries:
+    """The rollouts of one manager."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        variants: Variants,
+        points: Points,
+        breakers: Breakers,
+        selector: Selector,
+    ) -> None:
+        self._runtime = runtime
+        self._variants = variants
+        self._points = points
+        self._breakers = breakers
+        self._selector = selector
+        self._launch = Launch(runtime, selector)
+        self._rollouts: dict[str, Rollout] = {}  # running, by variant id
+        self._folding = threading.RLock()  # owns every ``merged`` judge
+        runtime.appliers["rollout"] = self._apply
+        runtime.routes = self._routes
+        runtime.on_flushed = self.fold
+        points.ended = self._ended
+        points.shut = self._shut
+        variants.restart = self._restart
+
+    # -- starting ---------------------------------------------------------------------------------
+
+    def start(
+        self,
+        variant: Any,
+        control: Any = None,
+        replaces: Any = None,
+        initial_fraction: float | None = None,
+        ramp_steps: int | None = None,
+        unit: str | None = None,
+        judge: Any = None,
+        min_effect: float | None = None,
+        seed: object = None,
+        **options: Any,
+    ) -> CanaryStatus:
+        """Let a variant reach a few units first. A rollback point is written and verified before.
+
+        control: whom it is compared with (default: the baseline). replaces: the active variant that
+        its promotion deprecates. unit: "agent" or "session", what is routed and counted as one.
+        seed: makes the routing reproducible. options: any other setting of ``[canary]``
+        (``levels``, ``min_operations``, ``health_check_interval``, ...), the rest are the judge's.
+        """
+        runtime = self._runtime
+        current = runtime.variant(variant)
+        check_transition(current, S.CANARY)
+        if current.status == S.PAUSED:
+            raise TransitionError(f"the rollout of {current.id!r} is paused; canaries.resume it")
+        given = {
+            "initial_fraction": initial_fraction,
+            "ramp_steps": ramp_steps,
+            "unit": unit,
+            "judge": judge,
+            "min_effect": min_effect,
+            **options,
+        }
+        plan = self._launch.plan(
+            current, control, replaces, {k: v for k, v in given.items() if v is not None}, seed
+        )
+        point, point_change = self._points.write(current, "before canary", pinned=True)
+        document = self._launch.document(
+            plan, current, point.id, self._attempt(current.id), self._process_count()
+        )
+        self._begin(document, plan.ramp)
+
+        def build() -> Sequence[Change]:
+            now = runtime.variant(current.id)
+            check_transition(now, S.CANARY)
+            if now.version != current.version:
+                raise ConflictError(
+                    f"variant {current.id!r} changed while its rollout was prepared (version "
+                    f"{current.version} -> {now.version}); start it again",
+                    expected=current.version,
+                    found=now.version,
+                )
+            return [
+                self._variants.moved(now, S.CANARY),
+                Put("rollout", current.id, document),
+                point_change,
+            ]
+
+        runtime.commit_retrying(build, actor="canary start")
+        self._join_all()
+        expected = document["expected"]
+        runtime.tell(
+            "canary.started", current.id, control=document["control_id"], expected_decision=expected
+        )
+        if expected is None or expected > 86400.0:
+            log.warning(
+                "the rollout of %s is expected to need %s to decide at the traffic seen; "
+                "unit='session', a larger min_effect or a larger initial_fraction decide sooner",
+                current.id,
+                "an unknown time" if expected is None else f"{expected / 86400.0:.1f} days",
+            )
+        runtime.settle()
+        return self.status(current.id)
+
+    def _begin(self, document: dict[str, Any], ramp: Any) -> None:
+        state, _, _ = ramp.step(ramp.start(), sg.Start(), document["started_at"], 0.0)
+        document["state"] = ramp.dump(state)
+
+    def _attempt(self, variant_id: str) -> int:
+        last = self._runtime.value("rollout", variant_id)
+        return 1 if last is None else int(last["attempt"]) + 1
+
+    def _process_count(self) -> int:
+        now = self._runtime.clock()
+        return max(1, len(self._runtime.index.leases("process/", now)))
+
+    def _restart(self, updated: ProtocolVariant) -> Sequence[Change]:
+        """The changes that begin a rollout anew because its content was edited."""
+        last = self._runtime.value("rollout", updated.id)
+        document = {
+            **last,
+            "rollout": secrets.token_hex(8),
+            "attempt": last["attempt"] + 1,
+            "processes": self._process_count(),
+            **Launch.fresh(self._runtime.clock(), last["check_interval"]),
+        }
+        self._begin(document, self._launch.ramp_of(document))
+        return [Put("rollout", updated.id, document)]
+
+    # -- the documents ----------------------------------------------------------------------------
+
+    def _apply(self, key: str, value: Any, version: int, at_open: bool) -> None:
+        variant = self._runtime.variants.get(key)
+        if variant is not None:
+            self._runtime.touch(variant.protocol)
+        with self._folding, self._runtime.performance.fold:
+            current = self._rollouts.get(key)
+            if value is None:
+                self._rollouts.pop(key, None)
+                return
+            if current is not None and current.id == value["rollout"]:
+                current.take(value, version)
+            else:
+                current = Rollout(
+                    value,
+                    version,
+                    self._launch.judge_of(value),
+                    self._launch.ramp_of(value),
+                    _baseline(value["baseline"]),
+                )
+                if not current.ended:
+                    self._breakers.shut.discard(key)
+                    self._rollouts[key] = current
+            if current.ended:
+                self._rollouts.pop(key, None)
+                self._selector.forget(key)
+
+    def _running(self, variant: Any) -> Rollout:
+        variant_id = self._runtime.variant(variant).id
+        rollout = self._rollouts.get(variant_id)
+        if rollout is None:
+            raise NotFoundError(
+                f"variant {variant_id!r} has no running rollout; canaries.start begins one"
+            )
+        return rollout
+
+    def _of(self, protocol: str) -> list[Rollout]:
+        """The running rollouts of a protocol, in order of their start."""
+        variants = self._runtime.variants
+        found = [
+            r
+            for r in list(self._rollouts.values())
+            if r.variant_id in variants and variants[r.variant_id].protocol == protocol
+        ]
+        return sorted(found, key=lambda r: (r.document["started_at"], r.id))
+
+    def _routes(self, protocol: str) -> Sequence[Route]:
+        return [
+            Route(
+                r.id,
+                self._runtime.variants[r.variant_id],
+                r.control_id,
+                r.salt,
+                r.ppm,
+                r.recovery_ppm,
+                r.by_session,
+            )
+            for r in self._of(protocol)
+            if self._runtime.variants[r.variant_id].status == S.CANARY
+        ]
+
+    # -- evidence ---------------------------------------------------------------------------------
+
+    def observe(
+        self,
+        variant: ProtocolVariant,
+        agent_id: str | None,
+        session: str | None,
+        operations: int,
+        failures: int,
+        latency_ms: float | None,
+        custom: Mapping[str, float],
+        now: float,
+    ) -> None:
+        """Weigh one measurement in every rollout it belongs to; the caller holds ``fold``."""
+        if not self._rollouts:
+            return
+        earlier: list[tuple[Rollout, str]] = []
+        for rollout in self._of(variant.protocol):
+            if variant.id not in (rollout.variant_id, rollout.control_id):
+                continue
+            unit = rollout.unit(agent_id, session)
+            if unit is None:
+                rollout.unattributed += operations
+                continue
+            if not self._eligible(rollout, agent_id):
+                continue
+            arm = rollout.arm(variant.id, unit)
+            if any(other.inside(u) for other, u in earlier):
+                arm = None  # treated by an earlier rollout: in neither arm of this one
+            earlier.append((rollout, unit))
+            if arm is None:
+                continue
+            observation = Observation(
+                rollout.id,
+                arm,
+                unit,
+                operations,
+                failures,
+                now,
+                latency_ms,
+                dict(custom),
+                self._runtime.boot,
+            )
+            self._runtime.performance.observe(observation)
+            answer = rollout.saw(observation)
+            if answer is not None and answer[0] == Verdict.ROLLBACK:
+                self._prove(rollout, answer[1])
+
+    def _eligible(self, rollout: Rollout, agent_id: str | None) -> bool:
+        canary = self._runtime.variants.get(rollout.variant_id)
+        if canary is None:
+            return False
+        profile = None if agent_id is None else self._selector.known(agent_id)
+        if profile is None:
+            return not canary.requirements and not canary.conflicts
+        structure = self._runtime.structures.get(canary.protocol)
+        mask = None if structure is None else structure.masks.get(profile)
+        if mask is not None and any(v.id == canary.id for v in structure.variants):  # type: ignore[union-attr]
+            return canary.id not in mask.refused
+        return self._runtime.refuses(canary, profile.context) is None
+
+    def _prove(self, rollout: Rollout, evidence: Evidence) -> None:
+        """Harm is proved: shut the variant at once, commit right after."""
+        if rollout.proved:
+            return
+        rollout.proved = True
+        variant_id = rollout.variant_id
+        detail = evidence_to_json(evidence)
+        reason = evidence.reason or "evidence of harm"
+        if self._runtime.mode is Mode.OBSERVE:
+            self._runtime.tell("canary.verdict", variant_id, verdict="rollback", evidence=detail)
+            return
+        self._shut(variant_id)
+        self._runtime.later(lambda: self._finish_badly(variant_id, reason, detail))
+
+    def _finish_badly(self, variant_id: str, reason: str, evidence: Any) -> None:
+        try:
+            self._points.roll_back(variant_id, reason, evidence=evidence, actor="judge")
+        except (TransitionError, NotFoundError):
+            return  # somebody else ended it
+        except EmergenceError as error:
+            if error.retryable:
+                raise
+            log.error("rolling back %s: %s", variant_id, error)
+
+    def _shut(self, variant_id: str) -> None:
+        self._breakers.shut.add(variant_id)
+        self._selector.forget(variant_id)
+
+    # -- the leader -------------------------------------------------------------------------------
+
+    def _join_all(self) -> None:
+        for rollout in list(self._rollouts.values()):
+            if not rollout.joined:
+                self._join(rollout)
+
+    def _join(self, rollout: Rollout) -> None:
+        """Find this process's place: leader, a seat of local evidence, or neither."""
+        runtime = self._runtime
+        now = runtime.clock()
+        with self._folding:
+            leads = self._leads(rollout, now)
+            acts = leads
+            if rollout.processes > 1:
+                acts = any(
+                    runtime.index.lease(
+                        f"seat/{rollout.id}/{k}", runtime.boot, now, SEAT
+                    ).holder
+                    == runtime.boot
+                    for k in range(rollout.processes)
+                )
+            with runtime.performance.fold:
+                stored = runtime.index.observations(rollout.id, 0)
+                rollout.fold(stored, runtime.boot)
+                waiting = [
+                    o for o in runtime.performance.waiting() if o.rollout == rollout.id
+                ]
+                if rollout.processes == 1:
+                    rollout.judge.update(rollout.local, [*stored, *waiting])
+                else:
+                    rollout.judge.update(rollout.local, waiting)
+                rollout.acts = acts
+                rollout.joined = True
+                verdict, evidence = rollout.judge.update(rollout.local, ())
+                if acts and verdict == Verdict.ROLLBACK:
+                    self._prove(rollout, evidence)
+
+    def _leads(self, rollout: Rollout, now: float) -> bool:
+        lease = self._runtime.index.lease(
+            f"leader/{rollout.id}", self._runtime.boot, now, LEASE
+        )
+        return lease.holder == self._runtime.boot
+
+    def leave(self) -> None:
+        """Give leader leases back, so that another process can lead at once."""
+        now = self._runtime.clock()
+        for rollout in list(self._rollouts.values()):
+            if rollout.joined:
+                name = f"leader/{rollout.id}"
+                self._runtime.index.lease(name, self._runtime.boot, now, 0.0)
+
+    def fold(self) -> None:
+        """After a flush: the leader folds what all processes stored since."""
+        if not self._rollouts:
+            return
+        with self._folding:
+            self._join_all()
+            now = self._runtime.clock()
+            for rollout in list(self._rollouts.values()):
+                if self._leads(rollout, now):
+                    self._fold(rollout)
+
+    def _fold(self, rollout: Rollout) -> None:
+        new = self._runtime.index.observations(rollout.id, rollout.cursor)
+        if not new:
+            return
+        if rollout.fold(new, self._runtime.boot) == Verdict.ROLLBACK:
+            self._prove(rollout, rollout.evidence)
+
+    def tick(self, now: float) -> None:
+        """Health checks that are due, by the leader of each rollout."""
+        due: list[tuple[Rollout, bool]] = []
+        with self._folding:
+            self._join_all()
+            for rollout in list(self._rollouts.values()):
+                if not self._leads(rollout, now):
+                    continue
+                self._fold(rollout)
+                state = rollout.state.state
+                since = rollout.document["changed_at"]
+                if (
+                    state == CanaryState.SUSPENDED
+                    and now - since > ORPHANED
+                    and not self._breakers.is_shut(rollout.variant_id)
+                ):
+                    due.append((rollout, True))
+                elif now >= rollout.document["next_check_at"] and not rollout.proved:
+                    due.append((rollout, False))
+        for rollout, orphaned in due:  # outside the lock: committing takes another first
+            try:
+                if orphaned:
+                    self._step(rollout, sg.BreakerNews("closed"), now)
+                else:
+                    self._check(rollout, now)
+            except (ConflictError, TransitionError):
+                self._runtime.catch_up()  # somebody else moved it: theirs counts
+
+    def _check(self, rollout: Rollout, now: float) -> None:
+        document = rollout.document
+        interval = self._runtime.config.metrics.interval
+        verdict, evidence = rollout.verdict, rollout.evidence
+        last = rollout.seen.get("canary")
+        fresh = last is not None and now - last <= 2 * interval
+        missing = ""
+        if last is None:
+            missing = "no data"
+            if rollout.unattributed:
+                missing = (
+                    f"no data: {rollout.unattributed} operations were recorded without the "
+                    f"{document['unit']} they belong to; pass "
+                    f"{'session=' if rollout.by_session else 'agent_id='} to record or report"
+                )
+        elif not fresh:
+            missing = "stale data"
+        elif "control" not in rollout.seen:
+            missing = "no control"
+        check = sg.Check(
+            verdict=verdict,
+            fresh=fresh,
+            sampled=(
+                rollout.level_operations >= document["min_operations"]
+                and len(rollout.level_units) >= self._units_needed(rollout)
+            ),
+            quiet=evidence.e_value < 20.0 and verdict != Verdict.HOLD,
+            clean=rollout.disturbed_at <= now - document["check_interval"],
+            missing=missing,
+        )
+        before = rollout.state
+        self._step(rollout, check, now, checked=True)
+        passed = rollout.ended or rollout.state.level > before.level
+        held = rollout.state.state == CanaryState.HOLD
+        self._runtime.performance.incident(
+            rollout.variant_id, passed=0.0 if held else 1.0, failed=1.0 if held and fresh else 0.0
+        )
+        if passed:
+            log.info("the rollout of %s goes on: %s", rollout.variant_id, rollout.state)
+
+    def _units_needed(self, rollout: Rollout) -> int:
+        needed = int(rollout.document["min_units"])
+        if rollout.by_session:
+            return needed
+        inside = 0
+        for agent_id in list(self._runtime.agents):
+            if rollout.inside(agent_id) and self._eligible(rollout, agent_id):
+                inside += 1
+                if inside >= needed:
+                    return needed
+        return min(needed, max(1, inside)) if self._runtime.agents else needed
+
+    def _step(
+        self, rollout: Rollout, event: sg.Event, now: float, *, checked: bool = False
+    ) -> sg.Reply:
+        """Step the ramp, commit what it became, carry out what it asks for."""
+        runtime = self._runtime
+        if runtime.mode is Mode.OBSERVE and checked:
+            runtime.tell(
+                "canary.verdict",
+                rollout.variant_id,
+                verdict=str(rollout.verdict),
+                evidence=evidence_to_json(rollout.evidence),
+            )
+            return None
+        before = rollout.state
+        state, reply, actions = rollout.ramp.step(before, event, now, runtime.rng.random())
+        ending: sg.Action | None = None
+        for action in actions:
+            if isinstance(action, sg.Alert):
+                runtime.tell("canary.alert", rollout.variant_id, message=action.message)
+                log.warning("%s: %s", rollout.variant_id, action.message)
+            elif isinstance(action, (sg.Finish, sg.RollBack)):
+                ending = action
+        if isinstance(ending, sg.RollBack):
+            self._shut(rollout.variant_id)
+            detail = evidence_to_json(rollout.evidence)
+            self._points.roll_back(
+                rollout.variant_id, ending.reason, blame=ending.blame, evidence=detail
+            )
+            return reply
+        document = self._document(rollout, state, now, checked)
+        if isinstance(ending, sg.Finish):
+            self._promote(rollout, document, forced=isinstance(event, sg.Promote) and event.force)
+            return reply
+        if state == before and not checked:
+            return reply
+        variant = runtime.variant(rollout.variant_id)
+        changes: list[Change] = [
+            Put("rollout", rollout.variant_id, document, rollout.version)
+        ]
+        paused = state.state == CanaryState.PAUSED
+        if paused and variant.status == S.CANARY:
+            changes.append(self._variants.moved(variant, S.PAUSED))
+        elif not paused and variant.status == S.PAUSED:
+            changes.append(self._variants.moved(variant, S.CANARY))
+        runtime.commit(changes, actor="health check" if checked else "ramp")
+        if state.state != before.state or state.level != before.level:
+            kind = {
+                CanaryState.HOLD: "canary.hold",
+                CanaryState.SUSPENDED: "canary.suspended",
+                CanaryState.RECOVERING: "canary.recovering",
+                CanaryState.PAUSED: "canary.paused",
+            }.get(state.state, "canary.level")
+            runtime.tell(
+                kind, rollout.variant_id, level=state.level, ppm=state.ppm, reason=state.reason
+            )
+        return reply
+
+    def _document(
+        self, rollout: Rollout, state: Any, now: float, checked: bool
+    ) -> dict[str, Any]:
+        document = {
+            **rollout.document,
+            "state": rollout.ramp.dump(state),
+            "verdict": str(rollout.verdict),
+            "evidence": evidence_to_json(rollout.evidence),
+            "sequence": rollout.cursor,
+        }
+        if checked:
+            document["next_check_at"] = now + document["check_interval"]
+            document["checks"] = document.get("checks", 0) + 1
+        if state.state != rollout.state.state:
+            document["changed_at"] = now
+        if state.level != rollout.state.level or state.state != rollout.state.state:
+            document["level_sequence"] = rollout.cursor
+        return document
+
+    def _promote(self, rollout: Rollout, document: dict[str, Any], *, forced: bool) -> None:
+        """The canary becomes active; what it replaces steps down; one commit."""
+        runtime = self._runtime
+        variant = runtime.variant(rollout.variant_id)
+        document["ended_at"] = runtime.clock()
+        active = self._variants.moved(variant, S.ACTIVE)
+        after = attrs.evolve(variant, status=S.ACTIVE, version=variant.version + 1)
+        _, point = self._points.write(after, "promoted", pinned=True)
+        changes: list[Change] = [active, point]
+        replaced = runtime.variants.get(document["replaces"] or "")
+        if replaced is not None and replaced.status == S.ACTIVE:
+            baseline = runtime.baseline(variant.protocol) == replaced.id
+            document["replaced"] = {"id": replaced.id, "baseline": baseline}
+            changes.append(self._variants.moved(replaced, S.DEPRECATED))
+            if baseline:
+                changes.append(Put("baseline", variant.protocol, {"variant_id": variant.id}))
+        changes.append(Put("rollout", rollout.variant_id, document, rollout.version))
+        runtime.commit(changes, actor="force promote" if forced else "promote")
+        runtime.tell("variant.promoted", variant.id, forced=forced, replaced=document["replaces"])
+        log.info("variant %s is promoted", variant.id)
+
+    def _ended(
+        self, variant_id: str, reason: str, blame: bool, evidence: Any
+    ) -> Sequence[Change]:
+        """The rollout's part of the rollback commit."""
+        rollout = self._rollouts.get(variant_id)
+        now = self._runtime.clock()
+        if rollout is None:
+            stored = self._runtime.value("rollout", variant_id)
+            if stored is None:
+                return ()
+            ended = {**stored, "rolled_back_at": now, "reason": reason}
+            return [Put("rollout", variant_id, ended)]
+        event: sg.Event = sg.Proved(reason) if blame else sg.Abort()
+        state, _, _ = rollout.ramp.step(rollout.state, event, now, 0.0)
+        document = self._document(rollout, state, now, False)
+        if evidence is not None:
+            document["evidence"] = evidence
+            document["verdict"] = str(Verdict.ROLLBACK)
+        document["reason"] = reason
+        document["ended_at"] = now
+        return [Put("rollout", variant_id, document)]
+
+    # -- the breakers' news -----------------------------------------------------------------------
+
+    def breaker_moved(self, variant_id: str, before: BreakerState, after: BreakerState) -> None:
+        """The breaker of a variant moved; its rollout, if any, follows."""
+        runtime = self._runtime
+        runtime.tell("breaker.changed", variant_id, before=str(before), after=str(after))
+        if after == BreakerState.OPEN and before == BreakerState.CLOSED:
+            runtime.performance.incident(variant_id, failed=3.0)
+        rollout = self._rollouts.get(variant_id)
+        if rollout is None or rollout.proved:
+            return
+        rollout.disturbed_at = runtime.clock()
+        news = {
+            BreakerState.OPEN: "open",
+            BreakerState.FORCED_OPEN: "open",
+            BreakerState.CLOSED: "closed",
+            BreakerState.LATCHED: "latched",
+        }.get(after)
+        if news is not None and not (news == "open" and before == BreakerState.HALF_OPEN):
+            control_shut = self._breakers.is_shut(rollout.control_id)
+            runtime.later(lambda: self._news(rollout.id, variant_id, news, control_shut))
+
+    def _news(self, rollout_id: str, variant_id: str, news: str, control_shut: bool) -> None:
+        rollout = self._rollouts.get(variant_id)
+        if rollout is None or rollout.id != rollout_id or rollout.ended:
+            return
+        try:
+            self._step(rollout, sg.BreakerNews(news, control_shut), self._runtime.clock())
+        except (ConflictError, TransitionError):
+            self._runtime.catch_up()  # somebody else moved the rollout: theirs counts
+
+    def gave_up(self, variant_id: str, reason: str) -> None:
+        """A variant's breaker latched: take the variant back, unless its control is shut as well."""
+        runtime = self._runtime
+        variant = runtime.variants.get(variant_id)
+        rollout = self._rollouts.get(variant_id)
+        if variant is None or (rollout and self._breakers.is_shut(rollout.control_id)):
+            return
+        runtime.later(lambda: runtime.commit([self._breakers.fact(variant_id)]) and None)
+        if rollout is None and runtime.baseline(variant.protocol) != variant_id:
+            runtime.later(lambda: self._finish_badly(variant_id, f"breaker: {reason}", None))
+
+    # -- the public face --------------------------------------------------------------------------
+
+    def status(self, variant: Any) -> CanaryStatus:
+        """Where the variant's rollout (running, or the last one) stands; NotFoundError."""
+        current = self._runtime.variant(variant)
+        document = self._runtime.value("rollout", current.id)
+        if document is None:
+            raise NotFoundError(f"variant {current.id!r} never had a rollout")
+        rollout = self._rollouts.get(current.id)
+        state = self._launch.ramp_of(document).load(document["state"])
+        verdict, evidence = document["verdict"], document["evidence"]
+        if rollout is not None and rollout.evidence.canary_operations:
+            verdict, evidence = rollout.verdict, evidence_to_json(rollout.evidence)
+        ended = document.get("ended_at") is not None
+        return CanaryStatus(
+            current.id,
+            document["control_id"],
+            CanaryState(state.state),
+            state.level,
+            (1.0 if state.state == CanaryState.PROMOTED else state.ppm / 1_000_000),
+            tuple(level / 1_000_000 for level in document["levels"]),
+            moment(document["started_at"]),
+            None if ended else moment(document["next_check_at"]),
+            Verdict(verdict),
+            evidence,
+            document.get("reason") or state.reason or "",
+            document["unit"],
+            document["attempt"],
+            document["expected"],
+        )
+
+    def routes(self, variant: Any, agent_id: str, session: str | None = None) -> bool:
+        """Is this unit in the canary's share now? Pure: the same in every process."""
+        current = self._runtime.variant(variant)
+        rollout = self._rollouts.get(current.id)
+        if rollout is None or current.status != S.CANARY or rollout.proved:
+            return False
+        unit = rollout.unit(agent_id, session)
+        if unit is None:
+            raise InvalidError(
+                f"the rollout of {current.id!r} assigns sessions; pass session= to routes()"
+            )
+        if rollout.ppm == 0 or not rollout.inside(unit):
+            return False
+        profile = self._selector.known(agent_id)
+        return profile is None or self._runtime.refuses(current, profile.context) is None
+
+    def pause(self, variant: Any) -> CanaryStatus:
+        """CANARY -> PAUSED: share 0 until ``resume``."""
+        return self._operate(variant, sg.Pause())
+
+    def resume(self, variant: Any) -> CanaryStatus:
+        """Go on at the level it was paused at; also ends a hold that waits for the operator."""
+        return self._operate(variant, sg.Resume())
+
+    def promote(self, variant: Any, force: bool = False) -> CanaryStatus:
+        """To ACTIVE now: needs the judge's evidence, or ``force`` (audited)."""
+        rollout = self._running(variant)
+        self._runtime.flush()
+        evidence = rollout.verdict == Verdict.PROMOTE
+        return self._operate(variant, sg.Promote(evidence, force))
+
+    def abort(self, variant: Any) -> CanaryStatus:
+        """End the rollout without blame: content and state go back, there is no quarantine."""
+        return self._operate(variant, sg.Abort())
+
+    def _operate(self, variant: Any, event: sg.Event) -> CanaryStatus:
+        rollout = self._running(variant)
+        variant_id = rollout.variant_id
+        reply = self._step(rollout, event, self._runtime.clock())
+        if isinstance(reply, sg.Refuse):
+            raise TransitionError(f"the rollout of {variant_id!r}: {reply.reason}")
+        self._runtime.settle()
+        return self.status(variant_id)
+
+
+def _baseline(data: Mapping[str, Any]) -> Baseline:
+    return Baseline(
+        data["operations"],
+        data["failures"],
+        {unit: (n, f) for unit, (n, f) in data["units"].items()},
+        tuple((index, count) for index, count in data["latency"]),
+    )

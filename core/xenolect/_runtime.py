@@ -1,0 +1,557 @@
+"""What holds the parts together: the facts in memory, the one door to commit, the feed, the thread.
+
+Order of locks: ``lock`` (commits and their application) before ``performance.fold`` (evidence).
+Selection takes neither: it reads references that are swapped whole.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from xenolect._codec import agent_from_json, moment, variant_from_json
+from xenolect._performance import Performance
+from xenolect._registry import Registry
+from xenolect._structure import Profile, Route, Structure
+from xenolect.config import Config
+from xenolect.errors import (
+    ConflictError,
+    CorruptError,
+    DuplicateError,
+    EmergenceError,
+    VariantNotFoundError,
+)
+from xenolect.events import Event
+from xenolect.facts import Change, Entry, Fact, Observation, Put, canonical, digest_entry
+from xenolect.interfaces import ChunkStore, Cipher, Index, Rule
+from xenolect.model import Agent, AgentContext, Mode, ProtocolVariant, VariantStatus
+
+__all__ = ["Runtime"]
+
+log = logging.getLogger("xenolect.variants")
+
+
+def index_options(config: Config) -> dict[str, Any]:
+    """The index's options; the embedded one lives beside the chunks unless told otherwise."""
+    options = dict(config.index.options)
+    if config.index.use == "sqlite":
+        options.setdefault("path", os.path.join(_local(config.storage), "index.db"))
+    return options
+
+
+def chunk_options(config: Config) -> dict[str, Any]:
+    """The chunk store's options; it lives in ``storage`` unless told otherwise."""
+    options = dict(config.chunks.options)
+    if config.chunks.use == "fsspec":
+        options.setdefault("url", config.storage)
+    return options
+
+
+def _local(storage: str) -> str:
+    return storage.removeprefix("file://")
+
+
+Applier = Callable[[str, Any, int, bool], None]  # key, value, version, at_open
+
+
+class Runtime:
+    """The shared middle of one open manager."""
+
+    def __init__(
+        self,
+        config: Config,
+        registry: Registry,
+        *,
+        clock: Callable[[], float] | None,
+        seed: object,
+        background: bool,
+        actor: str,
+    ) -> None:
+        self.config = config
+        self.registry = registry
+        self._wall = clock or time.time
+        self._latest = float("-inf")
+        self.background = background
+        self.actor = actor
+        self.rng = random.Random(f"xenolect {seed}") if seed is not None else random.Random()
+        self.pid = os.getpid()
+        self.boot = secrets.token_hex(8)
+        self.lock = threading.RLock()
+        self.closed = False
+
+        self.index: Index = registry.make(
+            "index", config.index.use, index_options(config), "index"
+        )
+        try:
+            self.chunks: ChunkStore = registry.make(
+                "chunks", config.chunks.use, chunk_options(config), "chunks"
+            )
+            self.cipher: Cipher = registry.make(
+                "cipher", config.cipher.use, config.cipher.options, "cipher"
+            )
+            self.rules: tuple[tuple[str, Rule], ...] = tuple(
+                (name, registry.make("compatibility", name, {}, f"compatibility.rules.{name}"))
+                for name in config.compatibility.rules
+            )
+            self.performance = Performance(
+                config.metrics, lambda: self.index, self.clock, self.id_of, self.flush
+            )
+        except BaseException:
+            self.index.close()
+            raise
+
+        self.revision = 0
+        self.digest = ""
+        self.facts: dict[tuple[str, str], Fact] = {}
+        self.variants: dict[str, ProtocolVariant] = {}
+        self.agents: dict[str, Agent] = {}
+        self.profiles: dict[str, Profile] = {}
+        self.agent_profiles: dict[str, Profile] = {}
+        self.structures: dict[str, Structure] = {}
+        self.mode = Mode.NORMAL
+        self.fed_at = time.monotonic()
+        self.routes: Callable[[str], Sequence[Route]] = lambda _: ()
+        self.appliers: dict[str, Applier] = {
+            "variant": self._apply_variant,
+            "agent": self._apply_agent,
+            "setting": self._apply_setting,
+        }
+        self._dirty: set[str] = set()
+        self._events: deque[Event] = deque(maxlen=10_000)
+        self.dropped_events = 0
+        self._listeners: list[Callable[[Event], Any]] = []
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._wake = threading.Event()
+        self._flush_lock = threading.RLock()
+        self._flushed_at = self.clock()
+        self._thread: threading.Thread | None = None
+        self.on_flushed: Callable[[], None] = lambda: None
+        self.on_tick: Callable[[float], None] = lambda _: None
+
+    # -- time and chance --------------------------------------------------------------------------
+
+    def clock(self) -> float:
+        """Seconds since the epoch; never goes back within a process."""
+        now = self._wall()
+        if now < self._latest:
+            return self._latest
+        self._latest = now
+        return now
+
+    def token(self, size: int) -> str:
+        """``size`` random bytes in hex."""
+        return secrets.token_hex(size)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    @staticmethod
+    def id_of(variant: Any) -> str:
+        """The id of a variant, a selection, or an id."""
+        if isinstance(variant, str):
+            return variant
+        inner = getattr(variant, "variant", variant)
+        return str(inner.id)
+
+    def variant(self, variant: Any) -> ProtocolVariant:
+        """The variant as of now; VariantNotFoundError names near ids."""
+        variant_id = self.id_of(variant)
+        found = self.variants.get(variant_id)
+        if found is None:
+            import difflib
+
+            near = difflib.get_close_matches(variant_id, self.variants, 1)
+            raise VariantNotFoundError(
+                f"no variant has the id {variant_id!r}"
+                + (f"; did you mean {near[0]!r}?" if near else "; `xenolect variants` lists them")
+            )
+        return found
+
+    def fact(self, kind: str, key: str) -> Fact | None:
+        """A fact as of the last applied revision."""
+        return self.facts.get((kind, key))
+
+    def value(self, kind: str, key: str) -> Any:
+        """The document of a fact, or None."""
+        fact = self.facts.get((kind, key))
+        return None if fact is None else fact.value
+
+    def baseline(self, protocol: str) -> str | None:
+        """The id of the protocol's baseline."""
+        value = self.value("baseline", protocol)
+        return None if value is None else value["variant_id"]
+
+    def refuses(self, variant: ProtocolVariant, context: AgentContext) -> str | None:
+        """The first rule's reason against a variant; a rule that raises excludes it."""
+        for name, rule in self.rules:
+            try:
+                reason = rule.refuses(variant, context)
+            except Exception as error:
+                reason = f"rule {name!r} failed: {type(error).__name__}: {error}"
+                log.warning("variant %s is excluded: %s", variant.id, reason)
+            if reason is not None:
+                return reason
+        return None
+
+    def profile(self, context: AgentContext) -> Profile:
+        """The shared profile of a context."""
+        from xenolect._codec import context_to_json
+
+        key = canonical(context_to_json(context))
+        profile = self.profiles.get(key)
+        if profile is None:
+            profile = self.profiles.setdefault(key, Profile(key, context))
+        return profile
+
+    # -- committing -------------------------------------------------------------------------------
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        *,
+        actor: str = "",
+        observations: Sequence[Observation] = (),
+        after: int | None = None,
+    ) -> int:
+        """The one write door: commit, then apply everything up to the new revision."""
+        self._check_process()
+        with self.lock:
+            revision = self.index.commit(
+                changes,
+                actor=actor or self.actor,
+                at=self.clock(),
+                observations=observations,
+                after=after,
+            )
+            self.catch_up()
+        return revision
+
+    def commit_retrying(self, build: Callable[[], Sequence[Change]], *, actor: str = "") -> int:
+        """Commit what ``build`` decides on the newest facts; decide again when they moved."""
+        self._check_process()
+        for attempt in range(50):
+            with self.lock:
+                if attempt:
+                    self.catch_up()
+                changes = build()
+                if not changes:
+                    return self.revision
+                try:
+                    return self.commit(changes, actor=actor, after=self.revision)
+                except DuplicateError:
+                    raise
+                except ConflictError:
+                    self.catch_up()
+            time.sleep(self.rng.random() * 0.002 * attempt)
+        raise ConflictError(
+            "the index is changed by others faster than this call can decide; try again",
+            retry_after=0.1,
+        )
+
+    def catch_up(self) -> None:
+        """Apply what was committed since, by this process or others."""
+        with self.lock:
+            entries = self.index.changes(self.revision)
+            for entry in entries:
+                self._apply(entry)
+            self._rebuild()
+        self.fed_at = time.monotonic()
+
+    def _apply(self, entry: Entry) -> None:
+        expected = digest_entry(
+            self.digest, entry.revision, entry.at, entry.actor, entry.changes
+        )
+        if entry.previous != self.digest or entry.digest != expected:
+            raise CorruptError(
+                f"journal entry {entry.revision} does not follow from the one before; the index was "
+                f"edited or replaced: run `xenolect replay` and restore it from the mirrors",
+                key=f"journal/{entry.revision}",
+                expected=expected,
+                found=entry.digest,
+            )
+        for change in entry.changes:
+            key = (change.kind, change.key)
+            old = self.facts.get(key)
+            version = (old.version if old else 0) + 1
+            value = change.value if isinstance(change, Put) else None
+            self.facts[key] = Fact(change.kind, change.key, version, value)
+            applier = self.appliers.get(change.kind)
+            if applier is not None:
+                applier(change.key, value, version, False)
+            elif change.kind in ("baseline", "safe_mode"):
+                self._dirty.add(change.key)
+        self.revision = entry.revision
+        self.digest = entry.digest
+
+    def load(self) -> None:
+        """Read everything at open."""
+        contents = self.index.load()
+        with self.lock:
+            self.revision, self.digest = contents.revision, contents.digest
+            for fact in contents.facts:
+                self.facts[(fact.kind, fact.key)] = fact
+            for kind in ("variant", "agent", "setting", *self.appliers):
+                applier = self.appliers.get(kind)
+                if applier is None or kind in self._loaded:
+                    continue
+                self._loaded.add(kind)
+                for fact in contents.facts:
+                    if fact.kind == kind:
+                        applier(fact.key, fact.value, fact.version, True)
+            self._dirty.update(v.protocol for v in self.variants.values())
+            live = [v.id for v in self.variants.values() if v.status != VariantStatus.ARCHIVED]
+            self.performance.restore(live, self.clock())
+            self._rebuild()
+
+    @property
+    def _loaded(self) -> set[str]:
+        loaded: set[str] = self.__dict__.setdefault("_loaded_kinds", set())
+        return loaded
+
+    def touch(self, protocol: str) -> None:
+        """The protocol's structure is out of date."""
+        self._dirty.add(protocol)
+
+    def rebuild(self) -> None:
+        """Swap in new structures for the protocols touched."""
+        with self.lock:
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        while self._dirty:
+            protocol = self._dirty.pop()
+            active = sorted(
+                (
+                    v
+                    for v in self.variants.values()
+                    if v.protocol == protocol and v.status == VariantStatus.ACTIVE
+                ),
+                key=lambda v: v.id,
+            )
+            self.structures[protocol] = Structure(
+                protocol,
+                self.revision,
+                active,
+                self.routes(protocol),
+                self.baseline(protocol),
+                bool(self.value("safe_mode", protocol)),
+            )
+
+    def _apply_variant(self, key: str, value: Any, version: int, at_open: bool) -> None:
+        old = self.variants.get(key)
+        if old is not None:
+            self._dirty.add(old.protocol)
+        if value is None:
+            self.variants.pop(key, None)
+            return
+        variant = variant_from_json(value, version)
+        self.variants[key] = variant
+        self._dirty.add(variant.protocol)
+
+    def _apply_agent(self, key: str, value: Any, version: int, at_open: bool) -> None:
+        if value is None or value.get("removed"):
+            self.agents.pop(key, None)
+            self.agent_profiles.pop(key, None)
+            return
+        agent = agent_from_json(value, version)
+        profile = self.profile(agent.context)
+        self.agents[key] = agent
+        self.agent_profiles[key] = profile
+
+    def _apply_setting(self, key: str, value: Any, version: int, at_open: bool) -> None:
+        if key == "mode" and value is not None:
+            self.mode = Mode(value["mode"])
+
+    # -- telling ----------------------------------------------------------------------------------
+
+    def tell(self, kind: str, variant_id: str | None = None, /, **detail: Any) -> None:
+        """Queue an event for observers; it is delivered outside every lock."""
+        if len(self._events) == self._events.maxlen:
+            self.dropped_events += 1
+        self._events.append(Event(kind, moment(self.clock()), self.revision, variant_id, detail))
+
+    def listen(self, callback: Callable[[Event], Any]) -> Callable[[], None]:
+        """Call ``callback`` with every event from now on; the returned function ends it."""
+        self._listeners.append(callback)
+
+        def stop() -> None:
+            if callback in self._listeners:
+                self._listeners.remove(callback)
+
+        return stop
+
+    def deliver(self) -> None:
+        """Hand queued events out; whoever raises is logged and nothing else happens."""
+        while True:
+            try:
+                event = self._events.popleft()
+            except IndexError:
+                return
+            self.registry.observers(event)
+            for callback in list(self._listeners):
+                try:
+                    callback(event)
+                except Exception:
+                    log.exception("a listener failed on %s", event.kind)
+
+    # -- measurements -----------------------------------------------------------------------------
+
+    def flush(self) -> None:
+        """Store every measurement and finish every commit asked for so far."""
+        self._check_process()
+        self.run_jobs()
+        self._flush()
+        self.run_jobs()
+        self.settle()
+
+    def _flush(self) -> None:
+        with self._flush_lock:
+            windows, observations = self.performance.take()
+            self._flushed_at = self.clock()
+            if windows or observations:
+                try:
+                    self.index.append_windows([*windows, *observations])
+                except BaseException:
+                    self.performance.give_back(windows, observations)
+                    raise
+        self.on_flushed()
+
+    def flush_into(
+        self, changes: Sequence[Change], *, actor: str = "", after: int | None = None
+    ) -> int:
+        """Commit changes together with the evidence not yet stored."""
+        with self._flush_lock:
+            windows, observations = self.performance.take()
+            try:
+                revision = self.commit(
+                    changes, actor=actor, observations=observations, after=after
+                )
+                observations = []
+            finally:
+                self.performance.give_back(windows, observations)
+        return revision
+
+    def later(self, job: Callable[[], None]) -> None:
+        """Run a job on the writer: the thread, or at the end of this call without one."""
+        self._jobs.append(job)
+        self._wake.set()
+
+    def run_jobs(self) -> None:
+        """Run what was asked for; a job that fails for a passing reason is tried again later."""
+        for _ in range(len(self._jobs)):
+            try:
+                job = self._jobs.popleft()
+            except IndexError:
+                return
+            try:
+                job()
+            except EmergenceError as error:
+                if not error.retryable:
+                    raise
+                log.error("a commit failed and will be tried again: %s", error)
+                self._jobs.append(job)
+                raise
+
+    def settle(self) -> None:
+        """Without a thread, finish in the call what the thread would do."""
+        if not self.background:
+            self.run_jobs()
+            self.deliver()
+
+    def after_record(self) -> None:
+        """After a measurement: flush when due, here or by waking the thread."""
+        metrics = self.config.metrics
+        if self.performance.pending >= metrics.flush_records:
+            if self.background:
+                self._wake.set()
+            else:
+                self._flush()
+        elif not self.background and self.clock() - self._flushed_at >= metrics.flush_interval:
+            self._flush()
+        if not self.background and (self._jobs or self._events):
+            self.settle()
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin background work."""
+        if self.background and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="xenolect", daemon=True)
+            self._thread.start()
+
+    def _run(self) -> None:
+        flush_at = tick_at = 0.0
+        while not self.closed:
+            self._wake.wait(self.config.poll_interval)
+            self._wake.clear()
+            if self.closed:
+                return
+            try:
+                self.run_jobs()
+                now = time.monotonic()
+                due = self.performance.pending >= self.config.metrics.flush_records
+                if due or now >= flush_at:
+                    flush_at = now + self.config.metrics.flush_interval
+                    self._flush()
+                    self.run_jobs()
+                self.catch_up()
+                if now >= tick_at:
+                    tick_at = now + 1.0
+                    self.on_tick(self.clock())
+                    self.run_jobs()
+            except EmergenceError as error:
+                log.error("background work failed and goes on: %s", error)
+                time.sleep(0.05)
+            except Exception:
+                log.exception("background work failed and goes on")
+                time.sleep(0.05)
+            self.deliver()
+
+    @property
+    def stale(self) -> bool:
+        """Has this process heard nothing of the others for longer than ``max_staleness``?"""
+        return (
+            self.background and time.monotonic() - self.fed_at > self.config.max_staleness
+        )
+
+    def _check_process(self) -> None:
+        if os.getpid() != self.pid:  # forked: locks and the thread are the parent's
+            self.pid = os.getpid()
+            self.boot = secrets.token_hex(8)
+            self.lock = threading.RLock()
+            self._flush_lock = threading.RLock()
+            self._wake = threading.Event()
+            self.performance.fold = threading.RLock()
+            self.performance.take()  # measured by the parent, stored by the parent
+            self._jobs.clear()
+            self._thread = None
+            self.start()
+
+    def close(self) -> None:
+        """Store what waits, stop the thread, let go of the parts."""
+        if self.closed:
+            return
+        try:
+            self.flush()
+        finally:
+            self.closed = True
+            self._wake.set()
+            if self._thread is not None and self._thread is not threading.current_thread():
+                self._thread.join(10.0)
+            self.deliver()
+            self.chunks.close()
+            self.index.close()
+
+    def options(self) -> Mapping[str, Any]:
+        """The parts in use, for ``status``."""
+        return {
+            "index": self.config.index.use,
+            "chunks": self.config.chunks.use,
+            "cipher": self.config.cipher.use,
+        }

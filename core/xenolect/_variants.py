@@ -1,0 +1,303 @@
+"""``manager.variants``: propose, read, update and move variants through their life."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from xenolect._codec import moment, variant_to_json
+from xenolect._lifecycle import LIVE, check_transition
+from xenolect._runtime import Runtime
+from xenolect._validate import check_id, check_name, normalise
+from xenolect.errors import (
+    ConflictError,
+    DuplicateError,
+    InvalidVariantError,
+    LimitError,
+    TransitionError,
+)
+from xenolect.facts import Change, Put
+from xenolect.model import ProtocolVariant, VariantStatus
+from xenolect.predicates import check_predicate
+
+__all__ = ["Variants"]
+
+S = VariantStatus
+CONTENT = ("description", "changes", "requirements", "optional", "conflicts", "metadata")
+
+
+class Variants:
+    """The variants of one manager. Every call takes a variant or its id."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        # set by the manager: changes that restart a rollout whose content was edited,
+        # and those that go with a first activation
+        self.restart: Callable[[ProtocolVariant], Sequence[Change]] = lambda _: ()
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def get(self, variant: Any) -> ProtocolVariant:
+        """The variant as of now; VariantNotFoundError."""
+        return self._runtime.variant(variant)
+
+    def list(
+        self, status: VariantStatus | str | None = None, protocol: str | None = None
+    ) -> list[ProtocolVariant]:
+        """All variants in order of creation, or those of a status and a protocol."""
+        wanted = None if status is None else VariantStatus(status)
+        found = [
+            v
+            for v in list(self._runtime.variants.values())
+            if (wanted is None or v.status == wanted) and protocol in (None, v.protocol)
+        ]
+        return sorted(found, key=lambda v: (v.created_at or moment(0), v.id))
+
+    def baseline(self, protocol: str = "default", variant: Any = None) -> ProtocolVariant | None:
+        """The protocol's fallback; with ``variant`` (an active one) it becomes the fallback."""
+        if variant is not None:
+            chosen = self.get(variant)
+            if chosen.status != S.ACTIVE or chosen.protocol != protocol:
+                raise TransitionError(
+                    f"the baseline of {protocol!r} must be one of its active variants; "
+                    f"{chosen.id!r} is {chosen.status} in {chosen.protocol!r}"
+                )
+            self._runtime.commit([Put("baseline", protocol, {"variant_id": chosen.id})])
+            self._runtime.settle()
+        baseline = self._runtime.baseline(protocol)
+        return None if baseline is None else self._runtime.variants.get(baseline)
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def propose(
+        self,
+        description: str,
+        changes: Any,
+        *,
+        requirements: Mapping[str, Any] | None = None,
+        id: str | None = None,
+        protocol: str = "default",
+        optional: Mapping[str, Any] | None = None,
+        conflicts: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        parent_id: Any = None,
+        by_agent: str | None = None,
+    ) -> ProtocolVariant:
+        """Store a new variant as PROPOSED. InvalidVariantError, DuplicateError, LimitError."""
+        runtime = self._runtime
+        variant_id = (
+            str(uuid.uuid4()) if id is None else check_id(id, "variant id", InvalidVariantError)
+        )
+        check_id(protocol, "protocol", InvalidVariantError)
+        parent = None if parent_id is None else self.get(parent_id).id
+        now = moment(runtime.clock())
+        content = _content(
+            description=description,
+            changes=changes,
+            requirements=requirements or {},
+            optional=optional or {},
+            conflicts=conflicts or {},
+            metadata=metadata or {},
+        )
+        variant = ProtocolVariant(
+            id=variant_id,
+            protocol=protocol,
+            parent_id=parent,
+            created_at=now,
+            updated_at=now,
+            **content,
+        )
+
+        def build() -> Sequence[Change]:
+            live = sum(v.status in LIVE for v in runtime.variants.values())
+            if live >= runtime.config.max_variants:
+                raise LimitError(
+                    f"{live} variants are stored and not archived, max_variants is "
+                    f"{runtime.config.max_variants}; archive some or raise it"
+                )
+            if runtime.fact("variant", variant_id) is not None:
+                raise DuplicateError(
+                    f"variant id {variant_id!r} is taken or was once; ids are never used again"
+                )
+            return [Put("variant", variant_id, variant_to_json(variant), 0)]
+
+        actor = "" if by_agent is None else f"agent:{check_name(by_agent, 'agent id')}"
+        runtime.commit_retrying(build, actor=actor)
+        runtime.tell("variant.proposed", variant_id, by_agent=by_agent)
+        runtime.settle()
+        return self.get(variant_id)
+
+    def update(
+        self,
+        variant: Any,
+        *,
+        expected_version: int | None = None,
+        force: bool = False,
+        **content: Any,
+    ) -> ProtocolVariant:
+        """Replace parts of a variant's content, if it is still at the version given.
+
+        A variant carries its version; a bare id needs ``expected_version``. ConflictError names both
+        versions. ``changes`` of an ACTIVE variant need ``force`` (audited); on a CANARY they restart
+        the rollout at level 0 as its next attempt.
+        """
+        runtime = self._runtime
+        unknown = sorted(set(content) - set(CONTENT))
+        if unknown:
+            raise InvalidVariantError(
+                f"{', '.join(unknown)} can not be updated; what can: {', '.join(CONTENT)}"
+            )
+        if not content:
+            raise InvalidVariantError(f"nothing to update; give some of {', '.join(CONTENT)}")
+        if expected_version is None:
+            if not isinstance(variant, ProtocolVariant):
+                raise InvalidVariantError(
+                    "an id alone does not say which version you saw; pass the variant, or "
+                    "expected_version="
+                )
+            expected_version = variant.version
+        current = self.get(variant)
+        if current.version != expected_version:
+            raise ConflictError(
+                f"variant {current.id!r} is at version {current.version}, you expected "
+                f"{expected_version}; read it again and decide again",
+                expected=expected_version,
+                found=current.version,
+            )
+        checked = _content(**content)
+        edited = "changes" in content and checked["changes"] != current.changes
+        if current.status in (S.ACTIVE, S.DEPRECATED) and edited and not force:
+            raise TransitionError(
+                f"variant {current.id!r} is {current.status}: agents speak it now, so its changes are "
+                f"not edited in place; propose a new one with "
+                f"variants.propose(..., parent_id={current.id!r}), or pass force=True (audited)"
+            )
+        if current.status in (S.ROLLED_BACK, S.ARCHIVED, S.PAUSED):
+            verb = {
+                S.ROLLED_BACK: "start_testing it first",
+                S.ARCHIVED: "propose a new variant",
+                S.PAUSED: "resume or abort its rollout first",
+            }[current.status]
+            raise TransitionError(f"variant {current.id!r} is {current.status}; {verb}")
+        updated = attrs.evolve(current, updated_at=moment(runtime.clock()), **checked)
+        changes: list[Change] = [self.put(updated, expected_version)]
+        if current.status == S.CANARY and edited:
+            changes.extend(self.restart(updated))
+        runtime.commit(changes, actor="force update" if force else "")
+        runtime.tell("variant.updated", current.id, forced=force, fields=sorted(content))
+        runtime.settle()
+        return self.get(current.id)
+
+    def start_testing(self, variant: Any) -> ProtocolVariant:
+        """PROPOSED -> TESTING; ROLLED_BACK -> TESTING once the quarantine is over."""
+        current = self.get(variant)
+        check_transition(current, S.TESTING)
+        until = (self._runtime.value("quarantine", current.id) or {}).get("until", 0.0)
+        now = self._runtime.clock()
+        if current.status == S.ROLLED_BACK and now < until:
+            raise TransitionError(
+                f"variant {current.id!r} was rolled back and is in quarantine until "
+                f"{moment(until):%Y-%m-%d %H:%M} UTC ([rollback] quarantine)"
+            )
+        return self._move(current, S.TESTING, "variant.testing")
+
+    def activate(self, variant: Any, *, force: bool = False) -> ProtocolVariant:
+        """To ACTIVE: the first of its protocol (it becomes the baseline), a deprecated one again,
+        any where ``incremental_adoption`` is off, else with ``force`` (audited)."""
+        runtime = self._runtime
+        current = self.get(variant)
+        check_transition(current, S.ACTIVE)
+        if current.status in (S.CANARY, S.PAUSED):
+            raise TransitionError(
+                f"variant {current.id!r} is in a rollout; use canaries.promote or canaries.abort"
+            )
+        baseline = runtime.baseline(current.protocol)
+        first = baseline is None
+        if (
+            not first
+            and current.status != S.DEPRECATED
+            and runtime.config.incremental_adoption
+            and not force
+        ):
+            raise TransitionError(
+                f"variant {current.id!r} must be proved by a rollout before it is active: "
+                f"canaries.start({current.id!r}); or pass force=True (audited)"
+            )
+        extra: list[Change] = (
+            [Put("baseline", current.protocol, {"variant_id": current.id}, 0)] if first else []
+        )
+        actor = "force activate" if force and not first else ""
+        return self._move(current, S.ACTIVE, "variant.activated", extra, actor)
+
+    def deprecate(self, variant: Any) -> ProtocolVariant:
+        """ACTIVE -> DEPRECATED; the baseline needs a successor first."""
+        current = self.get(variant)
+        check_transition(current, S.DEPRECATED)
+        if self._runtime.baseline(current.protocol) == current.id:
+            raise TransitionError(
+                f"variant {current.id!r} is the baseline of {current.protocol!r}; name a successor "
+                f"first: variants.baseline({current.protocol!r}, other)"
+            )
+        controlled = [
+            key
+            for (kind, key), fact in self._runtime.facts.items()
+            if kind == "rollout" and fact.value and fact.value["control_id"] == current.id
+            and self._runtime.variants[key].status in (S.CANARY, S.PAUSED)
+        ]
+        if controlled:
+            raise TransitionError(
+                f"variant {current.id!r} is the control of the rollout of {controlled[0]!r}; "
+                f"promote or abort that first"
+            )
+        return self._move(current, S.DEPRECATED, "variant.deprecated")
+
+    def archive(self, variant: Any) -> ProtocolVariant:
+        """Put a variant away for good; it no longer counts against ``max_variants``."""
+        current = self.get(variant)
+        check_transition(current, S.ARCHIVED)
+        return self._move(current, S.ARCHIVED, "variant.archived")
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def put(self, variant: ProtocolVariant, expected: int | None) -> Put:
+        """The change that stores a variant; fields of later releases are kept."""
+        stored = self._runtime.value("variant", variant.id) or {}
+        return Put("variant", variant.id, {**stored, **variant_to_json(variant)}, expected)
+
+    def moved(self, variant: ProtocolVariant, to: S) -> Put:
+        """The change that gives a variant another status."""
+        now = moment(self._runtime.clock())
+        return self.put(attrs.evolve(variant, status=to, updated_at=now), variant.version)
+
+    def _move(
+        self,
+        current: ProtocolVariant,
+        to: S,
+        event: str,
+        extra: Iterable[Change] = (),
+        actor: str = "",
+    ) -> ProtocolVariant:
+        self._runtime.commit([self.moved(current, to), *extra], actor=actor)
+        self._runtime.tell(event, current.id)
+        self._runtime.settle()
+        return self.get(current.id)
+
+
+def _content(**given: Any) -> dict[str, Any]:
+    checked: dict[str, Any] = {}
+    for name, value in given.items():
+        if name == "description":
+            if not isinstance(value, str) or not 0 < len(value) <= 10_000:
+                raise InvalidVariantError("description must be text of 1 to 10,000 characters")
+            checked[name] = normalise(value, name, InvalidVariantError)
+            continue
+        if name != "changes" and not isinstance(value, Mapping):
+            raise InvalidVariantError(f"{name} must be a JSON object, got {type(value).__name__}")
+        checked[name] = normalise(value, name, InvalidVariantError)
+        if name in ("requirements", "optional", "conflicts"):
+            for capability, predicate in checked[name].items():
+                check_predicate(f"{name}.{capability}", predicate)
+    return checked

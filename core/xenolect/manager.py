@@ -1,0 +1,534 @@
+"""``EmergenceManager``: the one object a program opens; every room of the house behind one door."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import CancelledError
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+
+
+from xenolect._agents import Agents
+from xenolect._breakers import Breakers
+from xenolect._evidence import ENDED
+from xenolect._performance import Performance
+from xenolect._points import Points
+from xenolect._rollouts import Canaries
+from xenolect._runtime import Runtime
+from xenolect._selection import MISSING, Selector
+from xenolect._states import States
+from xenolect._validate import check_name, failures_of
+from xenolect._variants import Variants
+from xenolect.config import Config, load
+from xenolect.errors import InvalidError, InvalidMetricsError
+from xenolect.events import Event
+from xenolect.facts import Put
+from xenolect.model import (
+    Agent,
+    CanaryStatus,
+    Explanation,
+    Mode,
+    PerformanceMetrics,
+    ProtocolVariant,
+    Reason,
+    Selection,
+    VariantStatus,
+)
+
+__all__ = ["Call", "EmergenceManager", "Receipt", "open"]
+
+PROCESS_LEASE = 15.0
+
+
+class Receipt:
+    """What ``report`` returns. The report already acted in memory; ``wait`` makes it durable."""
+
+    __slots__ = ("_runtime",)
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def wait(self) -> None:
+        """Return when the report, and a rollback it caused, are committed."""
+        self._runtime.flush()
+
+
+class Call:
+    """One guarded operation: selects, times, reports. Use as ``with`` or ``async with``.
+
+    An exception is a failure; ``fail()`` says so without one, ``ignore()`` keeps the call out of all
+    statistics, and cancellation ignores by itself.
+    """
+
+    __slots__ = ("_custom", "_failed", "_ignored", "_manager", "_started", "selection")
+
+    def __init__(self, manager: EmergenceManager, selection: Selection) -> None:
+        self._manager = manager
+        self._custom: dict[str, float] = {}
+        self._failed = False
+        self._ignored = False
+        self._started = 0.0
+        self.selection = selection
+
+    @property
+    def variant(self) -> ProtocolVariant:
+        """The variant to speak."""
+        return self.selection.variant
+
+    def metric(self, name: str, value: float) -> None:
+        """Report a custom metric with the call."""
+        self._custom[name] = value
+
+    def fail(self) -> None:
+        """The call failed although nothing was raised."""
+        self._failed = True
+
+    def ignore(self) -> None:
+        """The call says nothing of the variant (the caller's own error, say)."""
+        self._ignored = True
+
+    def __enter__(self) -> Call:
+        self._started = time.perf_counter()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        elapsed = (time.perf_counter() - self._started) * 1000.0
+        if self._ignored or (kind is not None and _cancelled(kind)):
+            if self.selection.permit is not None:
+                self.selection.permit.ignore()
+            return
+        self._manager._end(self.selection, kind is None and not self._failed, elapsed, self._custom)
+
+    async def __aenter__(self) -> Call:
+        return self.__enter__()
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.__exit__(kind, error, trace)
+
+
+def _cancelled(kind: type[BaseException]) -> bool:
+    """Cancellation by asyncio, trio or the user; never the variant's fault."""
+    if issubclass(kind, (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)):
+        return True
+    return not issubclass(kind, Exception)  # asyncio's and trio's are BaseExceptions only
+
+
+class EmergenceManager:
+    """Stores variants, picks one per agent, ramps new ones, takes bad ones back with their state.
+
+    ``open`` is the way in. ``variants``, ``agents``, ``performance``, ``states``, ``points``,
+    ``canaries`` and ``breakers`` are its rooms.
+    """
+
+    def __init__(self, runtime: Runtime) -> None:
+        config = runtime.config
+        self._runtime = runtime
+        self._breakers = Breakers(
+            runtime.registry.make("safeguards", config.breaker.use, config.breaker.options, "breaker"),
+            runtime.clock,
+            lambda variant: runtime.variant(variant).id,
+            runtime.rng,
+        )
+        self.variants = Variants(runtime)
+        self.agents = Agents(runtime)
+        self.states = States(runtime)
+        self._selector = Selector(runtime, self._breakers)
+        self.points = Points(runtime, self.variants, self.states, self._breakers)
+        self.canaries = Canaries(
+            runtime, self.variants, self.points, self._breakers, self._selector
+        )
+        self._breakers.moved = self.canaries.breaker_moved
+        self._breakers.gave_up = self.canaries.gave_up
+        self._breakers.publish = lambda put: runtime.commit([put]) and None
+        runtime.appliers["breaker"] = lambda key, value, _, at_open: self._breakers.adopt(
+            key, value, at_open
+        )
+        runtime.on_tick = self._tick
+
+    # -- opening and closing ----------------------------------------------------------------------
+
+    @classmethod
+    def open(
+        cls,
+        storage: str | os.PathLike[str] | Config | None = None,
+        *,
+        plugins: Iterable[object] = (),
+        clock: Callable[[], float] | None = None,
+        seed: object = None,
+        background: bool = True,
+        process: bool = True,
+        actor: str = "",
+        **given: Any,
+    ) -> EmergenceManager:
+        """Open a store: a directory, a TOML file, ``"memory://"``, a URL, or a Config.
+
+        Keywords are settings and override the file and the environment (``canary={...}``). ``clock``
+        returns seconds since the epoch. With ``background=False`` nothing runs unless ``tick`` is
+        called, and commits happen in the call. ``process=False`` is for tools that only look or
+        operate: they do not count as a serving process. ConfigError, PluginError, StorageError.
+        """
+        from xenolect._registry import Registry
+
+        path = storage if storage is None or isinstance(storage, (str, Config)) else os.fspath(storage)
+        config = load(path, **given)
+        registry = Registry.collect(config.plugins, plugins)
+        runtime = Runtime(
+            config,
+            registry,
+            clock=clock,
+            seed=seed,
+            background=background,
+            actor=actor or f"process:{os.getpid()}",
+        )
+        try:
+            manager = cls(runtime)
+            runtime.load()
+            if config.mode != "normal":
+                runtime.mode = Mode(config.mode)
+            manager._serving = process
+            if process:
+                manager._renew(runtime.clock())
+            runtime.start()
+        except BaseException:
+            runtime.closed = True
+            runtime.chunks.close()
+            runtime.index.close()
+            raise
+        return manager
+
+    _serving = True
+
+    def close(self) -> None:
+        """Store what waits, give the leases back, let go of files and threads. Twice is fine."""
+        runtime = self._runtime
+        if runtime.closed:
+            return
+        try:
+            runtime.flush()
+            self.canaries.leave()
+            if self._serving:
+                runtime.index.lease(f"process/{runtime.boot}", runtime.boot, runtime.clock(), 0.0)
+        finally:
+            runtime.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # -- selection --------------------------------------------------------------------------------
+
+    def select(
+        self,
+        agent: Agent | str,
+        protocol: str = "default",
+        session: str | None = None,
+        *,
+        default: Any = MISSING,
+    ) -> Selection:
+        """The variant this agent speaks now. No I/O, no lock, no hook call.
+
+        ``session`` pins the choice for that conversation. Nothing compatible:
+        NoCompatibleVariantError with every reason, or ``default`` (a variant, an id, anything) in a
+        Selection with reason "default"; with a default nothing is ever raised.
+        """
+        return self._selector.select(agent, protocol, session, default)
+
+    def recommend(
+        self, agent: Agent | str, limit: int = 5, protocol: str = "default"
+    ) -> list[Selection]:
+        """The best eligible variants, best first; stickiness and rollouts left out."""
+        return self._selector.recommend(agent, protocol, limit)
+
+    def explain(self, agent: Agent | str, protocol: str | None = None) -> list[Explanation]:
+        """Every variant with its verdict in words, its parts and its score; the chosen one first."""
+        return self._selector.explain(agent, protocol)
+
+    def negotiate(self, agents: Iterable[Agent | str], protocol: str = "default") -> Selection:
+        """One active variant that all of these agents can speak; the reasons where there is none."""
+        return self._selector.negotiate(agents, protocol)
+
+    # -- measuring --------------------------------------------------------------------------------
+
+    @property
+    def performance(self) -> Performance:
+        """Histories and roll-ups."""
+        return self._runtime.performance
+
+    def record(
+        self,
+        variant: Any,
+        metrics: PerformanceMetrics,
+        agent_id: str | None = None,
+        durable: bool = False,
+        session: str | None = None,
+    ) -> Receipt:
+        """Record a measurement of one or many operations; in memory at once.
+
+        A canary proved harmful is shut before this returns; that is not an error of this call.
+        ``durable`` waits for the disk. InvalidMetricsError, LimitError; nothing is recorded then.
+        """
+        return self._record(variant, metrics, agent_id, session, durable, None)
+
+    def record_many(
+        self, records: Iterable[tuple[Any, PerformanceMetrics] | tuple[Any, PerformanceMetrics, str]]
+    ) -> Receipt:
+        """Record ``(variant, metrics)`` or ``(variant, metrics, agent_id)``; all are checked first."""
+        checked = []
+        for record in records:
+            variant, metrics, agent_id = record if len(record) == 3 else (*record, None)
+            self._checked(metrics)
+            checked.append((self._runtime.variant(variant), metrics, agent_id))
+        for variant, metrics, agent_id in checked:
+            self._record(variant, metrics, agent_id, None, False, None)
+        return Receipt(self._runtime)
+
+    def report(
+        self,
+        variant: Any,
+        agent_id: str | Agent,
+        success: bool,
+        latency_ms: float | None = None,
+        session: str | None = None,
+        custom: Mapping[str, float] | None = None,
+    ) -> Receipt:
+        """Report one operation of one agent. ``wait()`` on the result for its commit.
+
+        ``variant`` may be the Selection it was made with: then a permit returns with it.
+        """
+        if not isinstance(success, (bool, int)) or success not in (0, 1):
+            raise InvalidMetricsError(f"success must be True or False, got {success!r}")
+        metrics = PerformanceMetrics(1.0 if success else 0.0, latency_ms, custom=custom or {})
+        name = agent_id.id if isinstance(agent_id, Agent) else agent_id
+        if isinstance(agent_id, Agent):
+            self._selector.profile(agent_id)
+        permit = None
+        if isinstance(variant, Selection):
+            permit = variant.permit
+            session = session if session is not None else variant.session
+        return self._record(variant, metrics, check_name(name, "agent id"), session, False, permit)
+
+    def call(
+        self, agent: Agent | str, protocol: str = "default", session: str | None = None
+    ) -> Call:
+        """Select, time and report one operation: ``with manager.call("agent-7") as call: ...``."""
+        return Call(self, self._selector.select(agent, protocol, session))
+
+    def _end(
+        self, selection: Selection, success: bool, latency_ms: float, custom: Mapping[str, float]
+    ) -> None:
+        metrics = PerformanceMetrics(1.0 if success else 0.0, latency_ms, custom=custom)
+        if selection.reason == Reason.DEFAULT:
+            return
+        self._record(
+            selection.variant,
+            metrics,
+            selection.agent_id,
+            selection.session,
+            False,
+            selection.permit,
+        )
+
+    def _checked(self, metrics: PerformanceMetrics) -> int:
+        try:
+            return failures_of(metrics)
+        except InvalidMetricsError:
+            self._runtime.performance.rejected += 1
+            raise
+
+    def _record(
+        self,
+        variant: Any,
+        metrics: PerformanceMetrics,
+        agent_id: str | None,
+        session: str | None,
+        durable: bool,
+        permit: Any,
+    ) -> Receipt:
+        runtime = self._runtime
+        failures = self._checked(metrics)
+        current = runtime.variant(variant)
+        now = runtime.clock()
+        performance = runtime.performance
+        late = _late(metrics.timestamp, now, runtime.config.metrics.lateness)
+        with performance.fold:
+            performance.add(current.id, metrics, failures, now, agent_id)
+            if not late:
+                self.canaries.observe(
+                    current,
+                    agent_id,
+                    session,
+                    metrics.count,
+                    failures,
+                    metrics.latency_ms,
+                    metrics.custom,
+                    now,
+                )
+        if not late:
+            self._breakers.outcome(current.id, metrics.count - failures, failures, permit)
+        runtime.after_record()
+        if durable:
+            runtime.flush()
+        return Receipt(runtime)
+
+    # -- safeguards -------------------------------------------------------------------------------
+
+    @property
+    def breakers(self) -> Breakers:
+        """The circuit breakers."""
+        return self._breakers
+
+    def rollback(self, variant: Any, reason: str = "operator") -> ProtocolVariant:
+        """Take a variant back to its last proven point: content, state, routing and breaker, in one
+        commit. Idempotent. CorruptError when no point is intact (the protocol is then in safe mode).
+        """
+        check_name(reason, "reason")
+        try:
+            return self.points.roll_back(variant, reason, actor="operator")
+        finally:
+            self._runtime.settle()
+
+    @property
+    def mode(self) -> Mode:
+        """normal; observe: baselines are served and verdicts only logged; baseline: kill switch."""
+        return self._runtime.mode
+
+    @mode.setter
+    def mode(self, mode: Mode | str) -> None:
+        try:
+            wanted = Mode(mode)
+        except ValueError:
+            raise InvalidError(
+                f"mode must be 'normal', 'observe' or 'baseline', got {mode!r}"
+            ) from None
+        self._runtime.commit([Put("setting", "mode", {"mode": str(wanted)})])
+        self._runtime.tell("mode.changed", None, mode=str(wanted))
+        self._runtime.settle()
+
+    # -- time, events, the whole ------------------------------------------------------------------
+
+    def tick(self, now: float | None = None) -> None:
+        """Health checks, ramps, flush, feed: what the background thread does about once a second.
+
+        ``now`` (seconds since the epoch) overrides the clock for what is due.
+        """
+        runtime = self._runtime
+        runtime.flush()
+        runtime.catch_up()
+        self._tick(runtime.clock() if now is None else now)
+        runtime.run_jobs()
+        runtime.deliver()
+
+    def _tick(self, now: float) -> None:
+        if self._serving:
+            self._renew(now)
+        self._breakers.tick()
+        self._runtime.performance.decay(now)
+        self.canaries.tick(now)
+
+    _renewed = float("-inf")
+
+    def _renew(self, now: float) -> None:
+        if now - self._renewed >= PROCESS_LEASE / 3:
+            self._renewed = now
+            boot = self._runtime.boot
+            self._runtime.index.lease(f"process/{boot}", boot, now, PROCESS_LEASE)
+
+    def flush(self) -> None:
+        """Return when every measurement is stored and every rollback asked for is committed."""
+        self._runtime.flush()
+        self._runtime.settle()
+
+    def on(self, callback: Callable[[Event], Any]) -> Callable[[], None]:
+        """Hear every event from now on; the returned function ends it."""
+        return self._runtime.listen(callback)
+
+    def status(self) -> dict[str, Any]:
+        """Counts, parts in use, rollouts, shut breakers, safe modes: plain JSON."""
+        runtime = self._runtime
+        variants = list(runtime.variants.values())
+        counts = {str(s): sum(v.status == s for v in variants) for s in VariantStatus}
+        rollouts = [
+            fact.value
+            for (kind, _), fact in list(runtime.facts.items())
+            if kind == "rollout" and fact.value is not None
+        ]
+        ended = [r for r in rollouts if r.get("ended_at") is not None]
+        done = {str(s): 0 for s in ENDED}
+        for rollout in ended:
+            state = rollout["state"]["state"]
+            done[state] = done.get(state, 0) + 1
+        total = sum(done.values())
+        return {
+            "mode": str(runtime.mode),
+            "revision": runtime.revision,
+            "storage": runtime.config.storage,
+            "parts": dict(runtime.options()),
+            "variants": counts,
+            "baselines": {
+                key: fact.value["variant_id"]
+                for (kind, key), fact in list(runtime.facts.items())
+                if kind == "baseline" and fact.value
+            },
+            "agents": len(runtime.agents),
+            "rollouts": {
+                "running": [
+                    _status_row(self.canaries.status(v.id))
+                    for v in variants
+                    if v.status in (VariantStatus.CANARY, VariantStatus.PAUSED)
+                ],
+                **done,
+                "success_rate": done["promoted"] / total if total else None,
+            },
+            "breakers_shut": sorted(self._breakers.shut),
+            "safe_mode": sorted(
+                key
+                for (kind, key), fact in list(runtime.facts.items())
+                if kind == "safe_mode" and fact.value
+            ),
+            "processes": len(runtime.index.leases("process/", runtime.clock())),
+            "measurements": {
+                "pending": runtime.performance.pending,
+                "rejected": runtime.performance.rejected,
+            },
+            "events_dropped": runtime.dropped_events,
+            "stale": runtime.stale,
+        }
+
+    def plugins(self) -> list[Any]:
+        """Every plugin found: loaded, left out (and why) or blocked."""
+        return self._runtime.registry.describe()
+
+
+def _status_row(status: CanaryStatus) -> dict[str, Any]:
+    return {
+        "variant": status.variant_id,
+        "control": status.control_id,
+        "state": str(status.state),
+        "level": status.level,
+        "fraction": status.fraction,
+        "verdict": str(status.verdict),
+        "reason": status.reason,
+    }
+
+
+def _late(timestamp: datetime | None, now: float, lateness: float) -> bool:
+    return timestamp is not None and now - timestamp.timestamp() > lateness
+
+
+open = EmergenceManager.open
+"""Short for ``EmergenceManager.open``."""
