@@ -326,6 +326,11 @@ def wants_options(options: Options) -> tuple[str, Options]:
     return "made", options
 
 
+def for_type_checkers(options: Options) -> NotThereAtRunTime:  # noqa: F821
+    """A factory whose result is annotated with a name that only type checkers import."""
+    return options
+
+
 def wants_nothing() -> str:
     """A factory without arguments."""
     return "made"
@@ -338,6 +343,7 @@ def test_options_are_filled():
 
     assert fill(Options, table, "chunks") == filled
     assert fill(wants_options, table, "chunks") == ("made", filled)
+    assert fill(for_type_checkers, table, "chunks") == filled
     assert fill(wants_nothing, {}, "chunks") == "made"
 
 

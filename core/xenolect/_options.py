@@ -123,26 +123,36 @@ def fill(make: Callable[..., Any], options: Mapping[str, Any], where: str) -> An
 def _argument(make: Callable[..., Any], where: str) -> type[Any] | None:
     """The attrs class that ``make`` wants as its only argument; None when it wants nothing."""
     try:
-        signature = inspect.signature(make, eval_str=True)
+        parameters = inspect.signature(make).parameters.values()
     except (ValueError, TypeError):
         return None  # written in C, and says nothing about its arguments
-    except NameError as error:
-        raise PluginError(f"{where}: the signature of {make!r} can not be read: {error}") from error
-    needed = [
-        parameter
-        for parameter in signature.parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    optional = [p for p in signature.parameters.values() if _is_options(p.annotation)]
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    needed = [p for p in named if p.default is p.empty]
+    annotations = {p.name: _annotation(make, p, where) for p in needed or named}
+    optional = [p for p in named if _is_options(annotations.get(p.name))]
     if not needed and not optional:
         return None
-    first = (needed or optional)[0]
-    if len(needed) > 1 or not _is_options(first.annotation):
+    wanted = annotations[(needed or optional)[0].name]
+    if len(needed) > 1 or not _is_options(wanted):
         raise PluginError(
             f"{where}: {make!r} must take no argument, or one that is annotated with an attrs class"
         )
-    return typing.cast("type[Any]", first.annotation)
+    return typing.cast("type[Any]", wanted)
+
+
+def _annotation(make: Callable[..., Any], parameter: inspect.Parameter, where: str) -> Any:
+    """What a parameter is annotated with; only this one, since others may be for type checkers only."""
+    told = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
+    home = inspect.unwrap(make.__init__ if isinstance(make, type) else make)  # type: ignore[misc]
+    try:
+        return typing.get_type_hints(told, getattr(home, "__globals__", {}))[parameter.name]
+    except NameError as error:
+        if parameter.default is not parameter.empty:
+            return None
+        raise PluginError(
+            f"{where}: the options of {make!r} can not be read: {error}; import the name outside "
+            "TYPE_CHECKING"
+        ) from error
 
 
 def _is_options(annotation: Any) -> bool:
