@@ -19,7 +19,7 @@ from typing import Any
 import attrs
 
 from xenolect import hookspecs
-from xenolect._options import did_you_mean
+from xenolect._checks import did_you_mean
 from xenolect.config import PluginsConfig
 from xenolect.errors import ConfigError
 from xenolect.hookspecs import PROJECT, Offer

@@ -16,8 +16,9 @@ import attrs
 import pluggy
 
 from xenolect import hookspecs
+from xenolect._checks import did_you_mean
 from xenolect._discovery import Found, Trouble, find, implementations, marked_offers
-from xenolect._options import did_you_mean, fill
+from xenolect._options import fill
 from xenolect.config import PluginsConfig
 from xenolect.errors import EmergenceError, PluginError
 from xenolect.events import Event

@@ -22,7 +22,8 @@ from urllib.parse import unquote, urlsplit
 import attrs
 
 from xenolect import _layers
-from xenolect._options import Check, at_least, fraction, one_of, positive, show, structure
+from xenolect._checks import Check, at_least, fraction, one_of, positive, show
+from xenolect._options import structure
 from xenolect.errors import ConfigError
 from xenolect.secret import Secret
 from xenolect.units import Bytes, Seconds
