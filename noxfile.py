@@ -52,8 +52,8 @@ def run_tests(session: nox.Session, *arguments: str) -> None:
 def run_contrib(session: nox.Session) -> None:
     """Each contrib distribution's own tests, one after the other."""
     for source in CONTRIB:
-        tests = source / "tests"
-        session.run("python", "-m", "pytest", str(tests.relative_to(ROOT)), *session.posargs)
+        tests = (source / "tests").relative_to(ROOT)
+        session.run("python", "-m", "pytest", str(tests), "-m", "not slow", *session.posargs)
 
 
 @nox.session

@@ -1,0 +1,78 @@
+"""The rooms: who may use what, and what importing costs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HEAVY = {"numpy", "fsspec", "s3fs", "sqlite_utils", "cryptography", "cattrs", "rich", "zstandard"}
+
+
+def room(package):
+    """Where a package is installed."""
+    spec = importlib.util.find_spec(package)
+    return Path(spec.origin).parent
+
+
+def private_imports(folder, own):
+    """``file: module`` for each import of a module of core with a leading underscore."""
+    for file in sorted(folder.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text("utf-8"), str(file))):
+            names = []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            elif isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            for name in names:
+                first, *steps = name.split(".")
+                if first == "xenolect" != own and any(_private(step) for step in steps):
+                    yield f"{file.relative_to(folder)}: {name}"
+
+
+def _private(step):
+    return step.startswith("_") and not step.startswith("__")
+
+
+@pytest.mark.parametrize("package", ["xenolect_plugins", "xenolect_backends"])
+def test_plugins_and_backends_use_the_public_rooms_only(package):
+    """A module of core with a leading underscore belongs to core alone."""
+    assert list(private_imports(room(package), package)) == []
+
+
+def test_contrib_uses_what_a_stranger_may_use():
+    """The same for the distributions beside this one, their tests and examples included."""
+    assert list(private_imports(ROOT / "contrib", "contrib")) == []
+
+
+def test_the_look_for_private_imports_finds_one(tmp_path):
+    """Each way to write such an import is seen, and public ones are left alone."""
+    (tmp_path / "bad.py").write_text(
+        "import xenolect._registry\nfrom xenolect import _layers\nfrom xenolect._options import fill\n"
+        "from xenolect import hookimpl, __version__\nfrom xenolect.units import Seconds\n"
+    )
+
+    assert list(private_imports(tmp_path, "mine")) == [
+        "bad.py: xenolect._registry",
+        "bad.py: xenolect._layers",
+        "bad.py: xenolect._options.fill",
+    ]
+
+
+@pytest.mark.parametrize(
+    "module", ["xenolect", "xenolect.config", "xenolect.hookspecs", "xenolect.interfaces"]
+)
+def test_importing_does_nothing_heavy(module):
+    """A fresh interpreter that has imported a public module has none of the heavy libraries."""
+    program = f"import sys, {module}; print(*sorted({HEAVY!r} & set(sys.modules)))"
+
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout.split() == []
