@@ -30,6 +30,7 @@ __all__ = [
     "canonical",
     "digest_entry",
     "digest_fact",
+    "digest_fact_text",
 ]
 
 GENESIS = "0" * 64
@@ -178,4 +179,9 @@ def digest_entry(
 
 def digest_fact(kind: str, key: str, version: int, value: Any) -> str:
     """The digest stored beside a fact, so that a flipped bit in a row is noticed."""
-    return hashlib.sha256(f"{kind}\n{key}\n{version}\n{canonical(value)}".encode()).hexdigest()
+    return digest_fact_text(kind, key, version, canonical(value))
+
+
+def digest_fact_text(kind: str, key: str, version: int, text: str) -> str:
+    """``digest_fact`` of a value that is canonical text already, as a store keeps it."""
+    return hashlib.sha256(f"{kind}\n{key}\n{version}\n{text}".encode()).hexdigest()

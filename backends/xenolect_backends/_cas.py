@@ -1,0 +1,99 @@
+"""Compare-and-swap: what a change needs of the fact as it is, the same for every bundled index."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+
+from xenolect.errors import ConflictError, DuplicateError, InvalidError
+from xenolect.facts import Change, Put, canonical
+
+__all__ = ["Prepared", "check_after", "check_change", "moment", "prepare"]
+
+Prepared = tuple[Change, str | None]
+"""A change whose value is plain JSON, and that value's canonical text; None for a Drop."""
+
+_AGAIN = "read it again and decide again"
+
+
+def prepare(changes: Sequence[Change]) -> list[Prepared]:
+    """Copy every value through its JSON text, so that what is stored is what will be read."""
+    prepared: list[Prepared] = []
+    for change in changes:
+        if not change.kind or not change.key:
+            raise InvalidError(f"{change!r} needs a kind and a key")
+        if not isinstance(change, Put):
+            prepared.append((change, None))
+            continue
+        if change.value is None:
+            raise InvalidError(
+                f"{change.kind} {change.key!r}: None can not be put; remove a fact with Drop"
+            )
+        try:
+            text = canonical(change.value)
+            text.encode()
+            value = json.loads(text)
+            again = canonical(value)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise InvalidError(
+                f"{change.kind} {change.key!r}: the value is not JSON: {error}"
+            ) from error
+        if again != text:  # {10: .., 9: ..} sorts as numbers and comes back as text
+            raise InvalidError(f"{change.kind} {change.key!r}: the keys of a value must be text")
+        prepared.append((Put(change.kind, change.key, value, change.expected), text))
+    return prepared
+
+
+def check_change(change: Change, version: int, live: bool) -> None:
+    """May ``change`` be applied to a fact at ``version`` (0: never written; not live: a tombstone)?
+
+    ConflictError for a stale ``expected``; DuplicateError where a key is taken, or was taken once.
+    """
+    expected = change.expected
+    what = f"{change.kind} {change.key!r}"
+    if expected is not None and expected != version and not (
+        isinstance(change, Put) and expected == 0
+    ):
+        if live:
+            message = f"{what} is at version {version}, you expected {expected}; {_AGAIN}"
+        elif version:
+            message = f"{what} was removed at version {version}, you expected {expected}; {_AGAIN}"
+        else:
+            message = f"{what} does not exist, you expected version {expected}; {_AGAIN}"
+        raise ConflictError(message, expected=expected, found=version)
+    if not isinstance(change, Put):
+        if expected == 0:
+            raise ConflictError(
+                f"{what} does not exist, so it can not be removed", expected=0, found=0
+            )
+        return
+    if version and not live:
+        raise DuplicateError(
+            f"{what} was removed at version {version}, and a key is never used again; choose another",
+            expected=expected,
+            found=version,
+        )
+    if expected == 0 and version:
+        raise DuplicateError(
+            f"{what} exists already, at version {version}; choose another key, or update it",
+            expected=0,
+            found=version,
+        )
+
+
+def check_after(after: int | None, revision: int) -> None:
+    """ConflictError when the whole index was expected at another revision."""
+    if after is not None and after != revision:
+        raise ConflictError(
+            f"the index is at revision {revision}, you expected {after}; {_AGAIN}",
+            expected=after,
+            found=revision,
+        )
+
+
+def moment(at: float) -> float:
+    """Seconds since the epoch as the float that is digested and stored."""
+    if not isinstance(at, (int, float)) or not math.isfinite(at):
+        raise InvalidError(f"at must be seconds since the epoch, got {at!r}")
+    return float(at)

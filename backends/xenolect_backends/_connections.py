@@ -1,0 +1,238 @@
+"""The connections of one process to one SQLite file: one that writes, some that read.
+
+SQLite 3.7.0 to 3.51.2 can lose commits when one connection checkpoints the write-ahead log while
+another resets it, and most Pythons link such a version. So nothing here is left to SQLite's own
+timing: automatic checkpoints are off, and every write and every checkpoint happens under one lock
+between processes. The checkpoint that SQLite runs when the last connection closes is inside it too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NoReturn
+
+from xenolect.errors import (
+    ConfigError,
+    CorruptError,
+    EmergenceError,
+    InvalidError,
+    StorageError,
+    StorageFullError,
+    UnavailableError,
+)
+from xenolect_backends import _schema
+from xenolect_backends._file_lock import FileLock
+
+__all__ = ["Connections", "raise_translated"]
+
+_CHECKPOINT_PAGES = 1000  # what SQLite itself takes: 8 MB of log, 3 ms to copy back
+_FRAME = 24  # bytes before each page in the log
+_IDLE_READERS = 4
+
+_abandoned: list[object] = []
+"""Connections of a parent process: even closing them here could harm the parent, so they are kept."""
+
+
+def raise_translated(error: sqlite3.Error | OSError, path: Path) -> NoReturn:
+    """Raise ours for SQLite's: full, not answering, corrupt, or a plain StorageError."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_FULL:
+        raise StorageFullError(
+            f"no space is left for the index {path}; free some, nothing was changed"
+        ) from error
+    if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        raise UnavailableError(
+            f"the index {path} is locked by another program; try again, nothing was changed"
+        ) from error
+    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        raise CorruptError(
+            f"the index {path} is damaged ({error}); rebuild it with `xenolect reindex`",
+            key=str(path),
+        ) from error
+    if isinstance(error, (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.DataError)):
+        raise InvalidError(f"the index refuses a value: {error}; nothing was changed") from error
+    raise StorageError(f"the index {path} failed: {error}; nothing was acknowledged") from error
+
+
+class Connections:
+    """Opens the file, hands out its connections, checkpoints. Belongs to the process that made it."""
+
+    def __init__(self, path: Path, *, cache_nodes: int, page_size: int, busy_timeout: float) -> None:
+        self.path = path
+        self.pid = os.getpid()
+        self.feed_lock = threading.Lock()
+        self.feed_seen: tuple[int, int] | None = None
+        """What ``PRAGMA data_version`` said when the feed was last read, and the head read then."""
+        self._cache_nodes = cache_nodes
+        self._busy_timeout = busy_timeout
+        self._turn = threading.Lock()
+        self._file_lock = FileLock(path.with_name(path.name + "-lock"))
+        self._log = f"{path}-wal"
+        self._readers: list[sqlite3.Connection] = []
+        self._synchronous = ""
+        self._closed = False
+        if sqlite3.sqlite_version_info < (3, 37):
+            raise StorageError(
+                f"SQLite {sqlite3.sqlite_version} is too old for the index (3.37 or later is needed); "
+                f"use a newer Python"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file_lock.acquire(busy_timeout)
+            try:
+                self._writer = self._connect("rwc")
+                self._create(page_size)
+            finally:
+                self._file_lock.release()
+            self._frame = _FRAME + self._writer.execute("PRAGMA page_size").fetchone()[0]
+            self._checkpoint_at = _CHECKPOINT_PAGES * self._frame
+            self.feed = self._reader()
+        except (sqlite3.Error, OSError) as error:
+            self._file_lock.forget()
+            raise_translated(error, path)
+        except EmergenceError:
+            self._file_lock.forget()
+            raise
+
+    def _create(self, page_size: int) -> None:
+        writer = self._writer
+        try:
+            writer.execute(f"PRAGMA page_size = {page_size}")  # no effect on an existing file
+            _schema.check(writer, self.path)  # before anything is written into it
+            mode = writer.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+            if mode != "wal":
+                raise ConfigError(
+                    f"index: {self.path} is on a file system without shared memory (journal mode "
+                    f"{mode!r}); put it on a local disk"
+                )
+            # A reset log is cut to its content, so that its size says how full it is.
+            writer.execute("PRAGMA journal_size_limit = 0")
+            self._set_synchronous("FULL")
+            _schema.prepare(writer, self.path)
+        except BaseException:
+            writer.close()
+            raise
+
+    def _connect(self, mode: str) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"{self.path.absolute().as_uri()}?mode={mode}",
+            uri=True,
+            isolation_level=None,  # transactions are begun here, never implicitly
+            check_same_thread=False,  # handed from thread to thread, one at a time
+            timeout=self._busy_timeout,
+        )
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA cache_size = {self._cache_nodes}")
+        return connection
+
+    def _reader(self) -> sqlite3.Connection:
+        connection = self._connect("rw")
+        connection.execute("PRAGMA query_only = 1")
+        return connection
+
+    def _set_synchronous(self, level: str) -> None:
+        if self._synchronous != level:
+            self._writer.execute(f"PRAGMA synchronous = {level}")
+            self._synchronous = level
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def borrow(self) -> sqlite3.Connection:
+        """A connection to read with; give it back."""
+        if self._closed:
+            raise StorageError("the index is closed; open it again")
+        try:
+            return self._readers.pop()
+        except IndexError:
+            return self._reader()
+
+    def give_back(self, connection: sqlite3.Connection) -> None:
+        """End reading. A connection beyond the few that are kept is closed."""
+        if len(self._readers) < _IDLE_READERS and not self._closed:
+            self._readers.append(connection)
+        else:
+            connection.close()
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def writing(self, *, durable: bool) -> Iterator[sqlite3.Connection]:
+        """One transaction, all or nothing, in turn with every other thread and process.
+
+        ``durable``: on the disk before this ends (synchronous FULL); otherwise the next durable one
+        or checkpoint takes it along, and a power failure may lose it, whole.
+        """
+        if not self._turn.acquire(timeout=self._busy_timeout):
+            raise UnavailableError(
+                f"another thread writes to {self.path} for more than {self._busy_timeout:g} s; try again"
+            )
+        try:
+            if self._closed:
+                raise StorageError("the index is closed; open it again")
+            self._file_lock.acquire(self._busy_timeout)
+            try:
+                writer = self._writer
+                self._set_synchronous("FULL" if durable else "NORMAL")
+                writer.execute("BEGIN IMMEDIATE")
+                try:
+                    yield writer
+                    writer.execute("COMMIT")
+                except BaseException:
+                    if writer.in_transaction:
+                        writer.execute("ROLLBACK")
+                    raise
+                self._checkpoint_if_long()
+            finally:
+                self._file_lock.release()
+        except sqlite3.Error as error:
+            raise_translated(error, self.path)
+        finally:
+            self._turn.release()
+
+    def _checkpoint_if_long(self) -> None:
+        """Copy the log back once it is long; a reader in the way only puts that off."""
+        with contextlib.suppress(OSError):
+            size = os.stat(self._log).st_size
+            if size < self._checkpoint_at:
+                return
+            self._checkpoint_at = _CHECKPOINT_PAGES * self._frame
+            with contextlib.suppress(sqlite3.Error):  # the commit before it stands in any case
+                _, frames, copied = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                if copied < frames:
+                    self._checkpoint_at += size
+
+    # -- the end ----------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Copy the log back and close every connection, all under the lock."""
+        with self._turn, self.feed_lock:
+            if self._closed:
+                return
+            self._closed = True
+            held = False
+            with contextlib.suppress(UnavailableError, OSError):
+                self._file_lock.acquire(self._busy_timeout)
+                held = True
+            try:
+                if held:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._writer.execute("PRAGMA busy_timeout = 0")  # readers elsewhere may stay
+                        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                while self._readers:
+                    self._readers.pop().close()
+                self.feed.close()
+                self._writer.close()
+            finally:
+                if held:
+                    self._file_lock.release()
+                self._file_lock.forget()
+
+    def abandon(self) -> None:
+        """Leave everything to the parent process that opened it."""
+        self._file_lock.forget()
+        _abandoned.append((self._writer, self.feed, list(self._readers)))

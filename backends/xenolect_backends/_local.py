@@ -1,0 +1,208 @@
+"""Objects as files: published durably and exactly once, never through a link out of the store.
+
+fsspec's own local writes do not fsync, and its ``mode="create"`` is a check followed by a write: of
+200 races 131 had several winners. Here an object is written under a temporary name beside its place,
+synced, and given its name by link(2), which fails if the name is taken and shows all of it or nothing.
+
+On Windows NTFS has hard links too; a directory can not be synced there, so after a power failure the
+newest names may be missing. File systems without hard links (FAT, some network mounts) are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from typing import NoReturn
+
+from xenolect.errors import (
+    CorruptError,
+    DuplicateError,
+    InvalidError,
+    StorageError,
+    StorageFullError,
+)
+from xenolect_backends._keys import TEMPORARY
+
+__all__ = ["LocalFiles", "raise_translated"]
+
+_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+_NO_LINKS = {
+    errno.EPERM,
+    errno.EXDEV,
+    errno.EMLINK,
+    getattr(errno, "ENOTSUP", errno.EPERM),
+    getattr(errno, "EOPNOTSUPP", errno.EPERM),
+}
+_STALE = 86400.0  # seconds after which a temporary file is a dead process's
+_BINARY = getattr(os, "O_BINARY", 0)
+
+
+def raise_translated(error: OSError, what: str) -> NoReturn:
+    """StorageFullError where space, size or quota is at its end; StorageError otherwise."""
+    if error.errno in _FULL:
+        raise StorageFullError(
+            f"{what}: {error}; free some space or raise the quota, nothing was stored"
+        ) from error
+    raise StorageError(f"{what}: {error}") from error
+
+
+class LocalFiles:
+    """A directory of objects. Keys were checked before they come here."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.path.realpath(root)
+
+    def place(self, key: str) -> str:
+        """The path of a key; CorruptError if a link was planted anywhere on the way.
+
+        lstat costs 1 us a part. The root itself may be reached through links: that is the owner's
+        choice.
+        """
+        path = self.root
+        for part in key.split("/"):
+            path = os.path.join(path, part)
+            try:
+                mode = os.lstat(path).st_mode
+            except (FileNotFoundError, NotADirectoryError):
+                break
+            except OSError as error:
+                raise_translated(error, f"looking at {key!r}")
+            if stat.S_ISLNK(mode):
+                raise CorruptError(
+                    f"{path} is a symbolic link, and a store contains none; remove it and find out who "
+                    f"put it there",
+                    key=key,
+                )
+        return os.path.join(self.root, *key.split("/"))
+
+    def put(self, key: str, data: memoryview, *, if_absent: bool) -> None:
+        """Publish one object, durable before returning."""
+        path = self.place(key)
+        if if_absent and os.path.lexists(path):
+            raise _duplicate(key)
+        folder = os.path.dirname(path)
+        temporary = os.path.join(folder, TEMPORARY + secrets.token_hex(8))
+        try:
+            try:
+                file = _create(temporary)
+            except FileNotFoundError:
+                self._make(folder)
+                file = _create(temporary)
+            try:
+                _write(file, data)
+            finally:
+                os.close(file)
+            if if_absent:
+                _link(temporary, path, key)
+                os.unlink(temporary)
+            else:
+                os.replace(temporary, path)
+            _sync_directory(folder)
+        except NotADirectoryError as error:
+            raise InvalidError(
+                f"{key!r} lies under another object; choose another key"
+            ) from error
+        except OSError as error:
+            raise_translated(error, f"writing {key!r}")
+        finally:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys that start with ``prefix``, ascending, one directory at a time; links are not followed.
+
+        Temporary files that are older than a day are a dead process's, and removed on the way.
+        """
+        folder = prefix.rpartition("/")[0]
+        yield from self._walk(folder, prefix)
+
+    def _walk(self, folder: str, prefix: str) -> Iterator[str]:
+        if folder:
+            self.place(folder)
+        found = []
+        try:
+            with os.scandir(os.path.join(self.root, *folder.split("/"))) as entries:
+                for entry in entries:
+                    if entry.name.startswith(TEMPORARY):
+                        _remove_stale(entry)
+                        continue
+                    key = f"{folder}/{entry.name}" if folder else entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        # With its slash, so that 'a/b' comes after 'a-b' and 'a.b' as keys do.
+                        found.append(key + "/")
+                    elif entry.is_file(follow_symlinks=False):
+                        found.append(key)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise_translated(error, f"listing {folder!r}")
+        for key in sorted(found):
+            if key.endswith("/"):
+                if key.startswith(prefix) or prefix.startswith(key):
+                    yield from self._walk(key[:-1], prefix)
+            elif key.startswith(prefix):
+                yield key
+
+    def _make(self, folder: str) -> None:
+        """Create missing directories, each one's name synced in the one above."""
+        missing = []
+        while not os.path.isdir(folder):
+            missing.append(folder)
+            above = os.path.dirname(folder)
+            if above == folder:
+                break
+            folder = above
+        for each in reversed(missing):
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(each)
+            _sync_directory(os.path.dirname(each))
+
+
+def _duplicate(key: str) -> DuplicateError:
+    return DuplicateError(f"{key!r} exists already; an object is written once")
+
+
+def _create(path: str) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _BINARY, 0o666)
+
+
+def _write(file: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(file, data) :]
+    # fdatasync still writes what is needed to read the file back, its size included (POSIX).
+    getattr(os, "fdatasync", os.fsync)(file)
+
+
+def _link(temporary: str, path: str, key: str) -> None:
+    try:
+        os.link(temporary, path)
+    except FileExistsError:
+        raise _duplicate(key) from None
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            raise StorageError(
+                f"{os.path.dirname(path)} is on a file system without hard links, so of two writers "
+                f"both could win; put the store on ext4, xfs, btrfs, APFS or NTFS"
+            ) from error
+        raise
+
+
+def _sync_directory(folder: str) -> None:
+    if os.name == "nt":
+        return
+    file = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
+    try:
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _remove_stale(entry: os.DirEntry[str]) -> None:
+    with contextlib.suppress(OSError):
+        if time.time() - entry.stat(follow_symlinks=False).st_mtime > _STALE:
+            os.unlink(entry.path)

@@ -1,0 +1,254 @@
+"""A chunk store and an index in dictionaries: the reference that says what the others must do.
+
+Nothing survives the process. A store with a name is the same store for everybody who opens that
+name in this process, so several managers may share it; without a name it is private.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import attrs
+
+from xenolect.errors import CorruptError, DuplicateError, NotFoundError, StorageError
+from xenolect.facts import (
+    GENESIS,
+    Change,
+    Contents,
+    Entry,
+    Fact,
+    Lease,
+    Observation,
+    Window,
+    canonical,
+    change_from_json,
+    change_to_json,
+    digest_entry,
+)
+from xenolect.interfaces import Buffer
+from xenolect_backends._cas import check_after, check_change, moment, prepare
+from xenolect_backends._keys import as_bytes, check_key, check_prefix, check_range
+
+__all__ = ["MemoryChunks", "MemoryIndex"]
+
+
+@attrs.define(eq=False)
+class _Objects:
+    """What chunk stores of one name share."""
+
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+    data: dict[str, bytes] = attrs.field(factory=dict)
+
+
+@attrs.define(eq=False)
+class _Tables:
+    """What indexes of one name share. Facts hold ``(version, value as JSON text or None)``."""
+
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+    facts: dict[tuple[str, str], tuple[int, str | None]] = attrs.field(factory=dict)
+    journal: list[tuple[float, str, str, str]] = attrs.field(factory=list)
+    observations: list[Observation] = attrs.field(factory=list)
+    windows: list[Window] = attrs.field(factory=list)
+    leases: dict[str, Lease] = attrs.field(factory=dict)
+
+
+_named_lock = threading.Lock()
+_objects: dict[str, _Objects] = {}
+_tables: dict[str, _Tables] = {}
+
+
+class MemoryChunks:
+    """Chunks in a dictionary, safe for threads."""
+
+    def __init__(self, name: str = "") -> None:
+        with _named_lock:
+            self._held = _objects.setdefault(name, _Objects()) if name else _Objects()
+
+    def put(self, key: str, data: Buffer, *, if_absent: bool = True) -> None:
+        """Keep a copy of ``data``; an existing key is a DuplicateError with ``if_absent``."""
+        check_key(key)
+        copy = bytes(as_bytes(data))
+        with self._held.lock:
+            if if_absent and key in self._held.data:
+                raise DuplicateError(f"{key!r} exists already; an object is written once")
+            self._held.data[key] = copy
+
+    def get(self, key: str) -> bytes:
+        """The whole object."""
+        try:
+            return self._held.data[check_key(key)]
+        except KeyError:
+            raise NotFoundError(f"no object {key!r} in memory") from None
+
+    def get_range(self, key: str, start: int, stop: int) -> bytes:
+        """Bytes ``[start, stop)``."""
+        check_range(start, stop)
+        return self.get(key)[start:stop]
+
+    def delete(self, key: str) -> None:
+        """Remove the object if it is there."""
+        check_key(key)
+        with self._held.lock:
+            self._held.data.pop(key, None)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Every key that starts with ``prefix``, ascending, as of now."""
+        check_prefix(prefix)
+        with self._held.lock:
+            return iter(sorted(key for key in self._held.data if key.startswith(prefix)))
+
+    def close(self) -> None:
+        """Nothing to let go of."""
+
+
+class MemoryIndex:
+    """An index in dictionaries, safe for threads; values are kept as text, so nobody can edit them."""
+
+    def __init__(self, name: str = "") -> None:
+        with _named_lock:
+            self._held = _tables.setdefault(name, _Tables()) if name else _Tables()
+        self._closed = False
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        *,
+        actor: str,
+        at: float,
+        observations: Sequence[Observation] = (),
+        after: int | None = None,
+    ) -> int:
+        """Decide on a copy of what is touched, then publish all of it."""
+        prepared, at = prepare(changes), moment(at)
+        held = self._open()
+        with held.lock:
+            revision = len(held.journal)
+            check_after(after, revision)
+            touched: dict[tuple[str, str], tuple[int, str | None]] = {}
+            for change, text in prepared:
+                name = (change.kind, change.key)
+                version, old = touched.get(name) or held.facts.get(name, (0, None))
+                check_change(change, version, old is not None)
+                touched[name] = (version + 1, text)
+            plain = [change for change, _ in prepared]
+            previous = held.journal[-1][3] if held.journal else GENESIS
+            digest = digest_entry(previous, revision + 1, at, actor, plain)
+            self._observe(observations)
+            held.facts.update(touched)
+            stored = canonical([change_to_json(change) for change in plain])
+            held.journal.append((at, actor, stored, digest))
+            return revision + 1
+
+    def load(self) -> Contents:
+        """Every fact as of one revision, in the order of kind and key."""
+        held = self._open()
+        with held.lock:
+            facts = tuple(
+                Fact(kind, key, version, _value(text))
+                for (kind, key), (version, text) in sorted(held.facts.items())
+            )
+            digest = held.journal[-1][3] if held.journal else GENESIS
+            return Contents(len(held.journal), digest, facts)
+
+    def get(self, kind: str, key: str) -> Any | None:
+        """The value of one fact as of now, or None."""
+        return _value(self._open().facts.get((kind, key), (0, None))[1])
+
+    def changes(self, after: int) -> Sequence[Entry]:
+        """The journal after a revision; CorruptError when it does not reach that far."""
+        held = self._open()
+        with held.lock:
+            head = len(held.journal)
+            rows = held.journal[max(after, 0) :]
+            previous = held.journal[after - 1][3] if 0 < after <= head else GENESIS
+        if after > head:
+            raise CorruptError(
+                f"the index is at revision {head}, but {after} was read before: it was replaced by an "
+                f"older one; open it again after finding out why",
+                key="journal",
+            )
+        entries = []
+        for revision, (at, actor, text, digest) in enumerate(rows, max(after, 0) + 1):
+            changes = tuple(map(change_from_json, _value(text)))
+            entries.append(Entry(revision, at, actor, changes, previous, digest))
+            previous = digest
+        return entries
+
+    def append_windows(self, batch: Sequence[Window | Observation]) -> int:
+        """Append measurements; the last observation's sequence so far."""
+        held = self._open()
+        with held.lock:
+            self._observe([each for each in batch if isinstance(each, Observation)])
+            held.windows.extend(_window(each) for each in batch if isinstance(each, Window))
+            return len(held.observations)
+
+    def windows(self, variant_id: str, since: float, until: float) -> Iterator[Window]:
+        """Windows of a variant whose start is in ``[since, until)``, oldest first."""
+        held = self._open()
+        with held.lock:
+            found = [
+                each
+                for each in held.windows
+                if each.variant_id == variant_id and since <= each.start < until
+            ]
+        return iter(sorted(found, key=lambda each: each.start))
+
+    def observations(self, rollout: str, after: int) -> Sequence[Observation]:
+        """Evidence of a rollout with a sequence greater than ``after``."""
+        held = self._open()
+        with held.lock:
+            return [each for each in held.observations[max(after, 0) :] if each.rollout == rollout]
+
+    def lease(self, name: str, holder: str, now: float, ttl: float) -> Lease:
+        """Take, renew or give back a lease; return who holds it now ("" for nobody)."""
+        held = self._open()
+        with held.lock:
+            found = held.leases.get(name, Lease(name, "", 0.0, 0))
+            live = bool(found.holder) and now < found.until
+            if live and found.holder != holder:
+                return found
+            if ttl > 0:
+                epoch = found.epoch if live else found.epoch + 1
+                held.leases[name] = Lease(name, holder, now + ttl, epoch)
+            elif found.epoch:
+                held.leases[name] = Lease(name, "", now, found.epoch)
+            return held.leases.get(name, found)
+
+    def leases(self, prefix: str, now: float) -> Sequence[Lease]:
+        """The live leases whose names start with ``prefix``, by name."""
+        held = self._open()
+        with held.lock:
+            return [
+                each
+                for name, each in sorted(held.leases.items())
+                if name.startswith(prefix) and each.holder and now < each.until
+            ]
+
+    def close(self) -> None:
+        """Calls on this object fail from now on; others of the same name go on."""
+        self._closed = True
+
+    def _open(self) -> _Tables:
+        if self._closed:
+            raise StorageError("the index is closed; open it again")
+        return self._held
+
+    def _observe(self, observations: Sequence[Observation]) -> None:
+        stored = self._held.observations
+        for each in observations:
+            stored.append(
+                attrs.evolve(each, custom=dict(each.custom), sequence=len(stored) + 1)
+            )
+
+
+def _value(text: str | None) -> Any:
+    return None if text is None else json.loads(text)
+
+
+def _window(window: Window) -> Window:
+    """A copy that shares nothing that can change."""
+    bins = [list(pair) for pair in window.bins]
+    return attrs.evolve(window, bins=bins, sums={k: list(v) for k, v in window.sums.items()})

@@ -1,0 +1,384 @@
+"""The index in one SQLite file: the truth of an embedded store, shared by the processes of a machine.
+
+A commit is one transaction in the write-ahead log with ``synchronous = FULL``; batches of measurements
+take ``NORMAL``. Facts and journal entries carry digests that are checked whenever they are read.
+The file must be on a local disk. Every process, thread and fork may use the same object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from xenolect.errors import CorruptError, InvalidError, StorageError
+from xenolect.facts import (
+    GENESIS,
+    Change,
+    Contents,
+    Entry,
+    Fact,
+    Lease,
+    Observation,
+    Window,
+    canonical,
+    change_from_json,
+    change_to_json,
+    digest_entry,
+    digest_fact_text,
+)
+from xenolect.units import Seconds
+from xenolect_backends._cas import check_after, check_change, moment, prepare
+from xenolect_backends._connections import Connections, raise_translated
+
+__all__ = ["SqliteIndex"]
+
+_PAGE = 1000  # windows read at a time, so that a month of them is never in memory at once
+
+_HEAD = "SELECT revision, digest FROM journal ORDER BY revision DESC LIMIT 1"
+_FACT = "SELECT version, value, digest FROM facts WHERE kind = ? AND key = ?"
+_PUT_FACT = """INSERT INTO facts (kind, key, version, value, digest) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (kind, key) DO UPDATE
+SET version = excluded.version, value = excluded.value, digest = excluded.digest"""
+_ENTRY = """INSERT INTO journal (revision, previous, actor, at, changes, digest)
+VALUES (?, ?, ?, ?, ?, ?)"""
+_OBSERVATION = """INSERT INTO observations
+(rollout, arm, unit, operations, failures, at, latency_ms, custom, writer)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
+_WINDOW = """INSERT INTO windows (variant_id, start, span, count, failures, bins, sums)
+VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'observations'"
+_HELD = "SELECT name, holder, until, epoch FROM leases WHERE name = ?"
+_LEASE = """INSERT INTO leases (name, holder, until, epoch) VALUES (?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE
+SET holder = excluded.holder, until = excluded.until, epoch = excluded.epoch"""
+
+
+class SqliteIndex:
+    """``Index`` on SQLite. ``path`` is created, with its directory, when it is not there."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        cache_nodes: int = 1000,
+        page_size: int = 8192,
+        busy_timeout: float = Seconds(10.0),
+    ) -> None:
+        self.path = Path(path).absolute()
+        self._options = {
+            "cache_nodes": cache_nodes,
+            "page_size": page_size,
+            "busy_timeout": busy_timeout,
+        }
+        self._closed = False
+        self._reopening = threading.Lock()
+        self._connections = self._connect()
+
+    def _connect(self) -> Connections:
+        return Connections(self.path, **self._options)  # type: ignore[arg-type]
+
+    def _live(self) -> Connections:
+        """This process's connections: a fork may not touch its parent's."""
+        connections = self._connections
+        if connections.pid == os.getpid():
+            return connections
+        if self._closed:
+            raise StorageError("the index is closed; open it again")
+        self._reopening = threading.Lock()  # the parent's may have been held at the fork
+        with self._reopening:
+            if self._connections is connections:
+                self._connections = self._connect()
+                connections.abandon()
+        return self._connections
+
+    # -- facts and journal ------------------------------------------------------------------------
+
+    def commit(
+        self,
+        changes: Sequence[Change],
+        *,
+        actor: str,
+        at: float,
+        observations: Sequence[Observation] = (),
+        after: int | None = None,
+    ) -> int:
+        """Apply all changes and append one journal entry, durable; return the revision."""
+        prepared, at = prepare(changes), moment(at)
+        plain = [change for change, _ in prepared]
+        stored = canonical([change_to_json(change) for change in plain])
+        rows = [_observation_row(each) for each in observations]
+        with self._live().writing(durable=True) as db:
+            head, previous = db.execute(_HEAD).fetchone() or (0, GENESIS)
+            check_after(after, head)
+            for change, text in prepared:
+                kind, key = change.kind, change.key
+                version, old, _ = db.execute(_FACT, (kind, key)).fetchone() or (0, None, "")
+                check_change(change, version, old is not None)
+                digest = digest_fact_text(kind, key, version + 1, text or "null")
+                db.execute(_PUT_FACT, (kind, key, version + 1, text, digest))
+            revision: int = head + 1
+            digest = digest_entry(previous, revision, at, actor, plain)
+            db.execute(_ENTRY, (revision, previous, actor, at, stored, digest))
+            if rows:
+                db.executemany(_OBSERVATION, rows)
+        return revision
+
+    def load(self) -> Contents:
+        """Every fact as of one revision; CorruptError names the first row that fails its digest."""
+        rows: list[tuple[str, str, int, str | None, str]]
+        connections = self._live()
+        db = connections.borrow()
+        try:
+            db.execute("BEGIN")  # one snapshot for both statements
+            try:
+                revision, digest = db.execute(_HEAD).fetchone() or (0, GENESIS)
+                rows = db.execute(
+                    "SELECT kind, key, version, value, digest FROM facts ORDER BY kind, key"
+                ).fetchall()
+            finally:
+                db.execute("COMMIT")
+        except sqlite3.Error as error:
+            raise_translated(error, self.path)
+        finally:
+            connections.give_back(db)
+        facts = tuple(
+            Fact(kind, key, version, _checked(kind, key, version, text, stored))
+            for kind, key, version, text, stored in rows
+        )
+        return Contents(revision, digest, facts)
+
+    def get(self, kind: str, key: str) -> Any | None:
+        """The value of one fact as of now, or None; CorruptError when it fails its digest."""
+        row = self._one(_FACT, (kind, key))
+        return None if row is None else _checked(kind, key, *row)
+
+    def changes(self, after: int) -> Sequence[Entry]:
+        """The journal after a revision, digests checked; 3 us when nothing was committed since."""
+        after = max(after, 0)
+        connections = self._live()
+        try:
+            with connections.feed_lock:
+                db = connections.feed
+                # Moves when any other connection, ours that writes included, has committed.
+                version = db.execute("PRAGMA data_version").fetchone()[0]
+                if connections.feed_seen == (version, after):
+                    return ()
+                # From ``after`` on: the entry before the first one is what that must follow from.
+                rows = db.execute(
+                    "SELECT revision, previous, actor, at, changes, digest FROM journal "
+                    "WHERE revision >= ? ORDER BY revision",
+                    (after,),
+                ).fetchall()
+                if rows:
+                    connections.feed_seen = (version, rows[-1][0])
+        except sqlite3.Error as error:
+            if connections is not self._connections or self._closed:
+                raise StorageError("the index is closed; open it again") from error
+            raise_translated(error, self.path)
+        if after and not rows:
+            head = (self._one(_HEAD, ()) or (0,))[0]
+            raise CorruptError(
+                f"the index is at revision {head}, but {after} was read before: it was replaced by an "
+                f"older one; open it again after finding out why",
+                key="journal",
+            )
+        return _entries(rows, after)
+
+    # -- measurements -----------------------------------------------------------------------------
+
+    def append_windows(self, batch: Sequence[Window | Observation]) -> int:
+        """Append measurements in one transaction; the last observation's sequence so far."""
+        observations = [_observation_row(each) for each in batch if isinstance(each, Observation)]
+        windows = [_window_row(each) for each in batch if isinstance(each, Window)]
+        with self._live().writing(durable=False) as db:
+            if windows:
+                db.executemany(_WINDOW, windows)
+            if observations:
+                db.executemany(_OBSERVATION, observations)
+            sequence: int = (db.execute(_SEQUENCE).fetchone() or (0,))[0]
+        return sequence
+
+    def windows(self, variant_id: str, since: float, until: float) -> Iterator[Window]:
+        """Windows of a variant whose start is in ``[since, until)``, oldest first, read in pages."""
+        at, last = since, -1
+        while True:
+            rows = self._all(
+                "SELECT id, start, span, count, failures, bins, sums FROM windows "
+                "WHERE variant_id = ? AND (start, id) > (?, ?) AND start < ? "
+                "ORDER BY start, id LIMIT ?",
+                (variant_id, at, last, until, _PAGE),
+            )
+            for _, start, span, count, failures, bins, sums in rows:
+                yield Window(
+                    variant_id, start, span, count, failures, json.loads(bins), json.loads(sums)
+                )
+            if len(rows) < _PAGE:
+                return
+            last, at = rows[-1][:2]
+
+    def observations(self, rollout: str, after: int) -> Sequence[Observation]:
+        """Evidence of a rollout with a sequence greater than ``after``, in sequence order."""
+        rows = self._all(
+            "SELECT arm, unit, operations, failures, at, latency_ms, custom, writer, sequence "
+            "FROM observations WHERE rollout = ? AND sequence > ? ORDER BY sequence",
+            (rollout, after),
+        )
+        return [
+            Observation(
+                rollout,
+                arm,
+                unit,
+                operations,
+                failures,
+                at,
+                latency_ms,
+                {} if custom == "{}" else json.loads(custom),
+                writer,
+                sequence,
+            )
+            for arm, unit, operations, failures, at, latency_ms, custom, writer, sequence in rows
+        ]
+
+    # -- leases -----------------------------------------------------------------------------------
+
+    def lease(self, name: str, holder: str, now: float, ttl: float) -> Lease:
+        """Take, renew or give back a lease; return who holds it now ("" for nobody)."""
+        with self._live().writing(durable=False) as db:
+            row = db.execute(_HELD, (name,)).fetchone()
+            found = Lease(*row) if row else Lease(name, "", 0.0, 0)
+            live = bool(found.holder) and now < found.until
+            if live and found.holder != holder:
+                return found
+            if ttl > 0:
+                epoch = found.epoch if live else found.epoch + 1
+                found = Lease(name, holder, now + ttl, epoch)
+            elif found.epoch:
+                found = Lease(name, "", now, found.epoch)
+            else:
+                return found
+            db.execute(_LEASE, (found.name, found.holder, found.until, found.epoch))
+            return found
+
+    def leases(self, prefix: str, now: float) -> Sequence[Lease]:
+        """The live leases whose names start with ``prefix``, by name."""
+        rows = self._all(
+            "SELECT name, holder, until, epoch FROM leases "
+            "WHERE substr(name, 1, ?) = ? AND holder != '' AND until > ? ORDER BY name",
+            (len(prefix), prefix, now),
+        )
+        return [Lease(*row) for row in rows]
+
+    def close(self) -> None:
+        """Checkpoint and close; closing twice is fine."""
+        self._closed = True
+        if self._connections.pid == os.getpid():
+            self._connections.close()
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def _one(self, statement: str, values: tuple[Any, ...]) -> Any:
+        connections = self._live()
+        try:
+            db = connections.borrow()
+            try:
+                return db.execute(statement, values).fetchone()
+            finally:
+                connections.give_back(db)
+        except sqlite3.Error as error:
+            raise_translated(error, self.path)
+
+    def _all(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
+        connections = self._live()
+        try:
+            db = connections.borrow()
+            try:
+                return db.execute(statement, values).fetchall()
+            finally:
+                connections.give_back(db)
+        except sqlite3.Error as error:
+            raise_translated(error, self.path)
+
+
+def _checked(kind: str, key: str, version: int, text: str | None, stored: str) -> Any:
+    found = digest_fact_text(kind, key, version, "null" if text is None else text)
+    if found != stored:
+        raise CorruptError(
+            f"{kind} {key!r} at version {version} is not what was written; rebuild the index with "
+            f"`xenolect reindex`",
+            key=f"{kind}/{key}",
+            expected=stored,
+            found=found,
+        )
+    return None if text is None else json.loads(text)
+
+
+def _entries(rows: list[tuple[int, str, str, float, str, str]], after: int) -> list[Entry]:
+    """Rows of the journal from ``after`` on as entries, each following from the one before."""
+    previous = GENESIS
+    if after:
+        previous = rows[0][5]
+        rows = rows[1:]
+    entries = []
+    for wanted, (revision, stored, actor, at, text, digest) in enumerate(rows, after + 1):
+        if revision != wanted or stored != previous:
+            raise CorruptError(
+                f"journal entry {wanted} is missing or does not follow from the one before; rebuild "
+                f"the index with `xenolect reindex`",
+                key=f"journal/{wanted}",
+                expected=previous,
+                found=stored,
+            )
+        try:
+            changes = tuple(map(change_from_json, json.loads(text)))
+            found = digest_entry(previous, revision, at, actor, changes)
+        except (ValueError, KeyError, TypeError):
+            found = "unreadable"
+        if found != digest:
+            raise CorruptError(
+                f"journal entry {revision} is not what was written; rebuild the index with "
+                f"`xenolect reindex`",
+                key=f"journal/{revision}",
+                expected=digest,
+                found=found,
+            )
+        entries.append(Entry(revision, at, actor, changes, previous, digest))
+        previous = digest
+    return entries
+
+
+def _text(value: Any) -> str:
+    try:
+        return canonical(value)
+    except (TypeError, ValueError) as error:
+        raise InvalidError(f"{value!r} is not JSON: {error}; nothing was stored") from error
+
+
+def _observation_row(each: Observation) -> tuple[Any, ...]:
+    return (
+        each.rollout,
+        each.arm,
+        each.unit,
+        each.operations,
+        each.failures,
+        each.at,
+        each.latency_ms,
+        _text(each.custom) if each.custom else "{}",
+        each.writer,
+    )
+
+
+def _window_row(each: Window) -> tuple[Any, ...]:
+    return (
+        each.variant_id,
+        each.start,
+        each.span,
+        each.count,
+        each.failures,
+        _text(each.bins),
+        _text(each.sums),
+    )
