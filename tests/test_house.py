@@ -16,8 +16,8 @@ HEAVY = {"numpy", "fsspec", "s3fs", "sqlite_utils", "cryptography", "cattrs", "r
 
 def room(package):
     """Where a package is installed."""
-    spec = importlib.util.find_spec(package)
-    return Path(spec.origin).parent
+    (place,) = importlib.util.find_spec(package).submodule_search_locations
+    return Path(place)
 
 
 def private_imports(folder, own):

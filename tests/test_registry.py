@@ -6,6 +6,7 @@ import importlib
 import logging
 import subprocess
 import sys
+import sysconfig
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,9 @@ SITE = DATA / "site"
 def only_site(monkeypatch):
     """The committed fake distributions, and nothing else, are what is installed."""
     structure({}, Config)  # imports cattrs, which is not on the path below
-    monkeypatch.setattr(sys, "path", [str(SITE)])
+    standard = Path(sysconfig.get_path("stdlib"))
+    path = [place for place in sys.path if Path(place) in (standard, standard / "lib-dynload")]
+    monkeypatch.setattr(sys, "path", [str(SITE), *path])
     importlib.invalidate_caches()
     before = set(sys.modules)
     yield

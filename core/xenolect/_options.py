@@ -34,8 +34,8 @@ __all__ = ["fill", "structure"]
 
 def structure(table: Any, into: type[Any], where: str = "") -> Any:
     """Fill ``into`` from ``table``; one ConfigError with every mistake, each with its path."""
+    converter = _converter()
     try:
-        converter = _converter()
         return converter.structure(table, into)
     except NameError as error:
         # An annotation that exists for type checkers only can not be read at run time.
@@ -147,7 +147,7 @@ def _mistakes(error: BaseException, path: str) -> Iterator[tuple[str, str]]:
 def _converter() -> Converter:
     from cattrs import Converter
 
-    converter = Converter(forbid_extra_keys=True, detailed_validation=True, use_alias=True)
+    converter = Converter(forbid_extra_keys=True, detailed_validation=True)
     for kind in _SCALARS:
         converter.register_structure_hook(kind, _scalar)
     converter.register_structure_hook(Enum, _enum)
