@@ -17,6 +17,8 @@ from xenolect.model import Agent, AgentContext
 
 __all__ = ["Agents", "check_context"]
 
+AgentList = list[Agent]
+
 
 def check_context(context: AgentContext) -> AgentContext:
     """A context whose values are JSON and whose preferences are weights; InvalidError."""
@@ -55,7 +57,7 @@ class Agents:
             )
         return agent
 
-    def list(self) -> list[Agent]:
+    def list(self) -> AgentList:
         """All registered agents in order of id."""
         return sorted(self._runtime.agents.values(), key=lambda agent: agent.id)
 
@@ -63,7 +65,7 @@ class Agents:
         """Register one agent. Again with the same context is fine; with another: DuplicateError."""
         return self.register_many([(agent_id, context or AgentContext())])[0]
 
-    def register_many(self, agents: Iterable[tuple[str, AgentContext]]) -> list[Agent]:
+    def register_many(self, agents: Iterable[tuple[str, AgentContext]]) -> AgentList:
         """Register many in one commit; all or none."""
         runtime = self._runtime
         now = moment(runtime.clock())

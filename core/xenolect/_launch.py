@@ -175,7 +175,7 @@ class Launch:
         The non-inferiority process grows by at most log(1 + .95/1.5 * 2 d) per block when nothing
         fails, and must reach 20 with one of 16 bets (docs/safeguards.md).
         """
-        per_second = frozen["operations"] / 86400.0
+        per_second: float = frozen["operations"] / 86400.0
         if not per_second:
             return None
         gain = math.log1p(0.95 / 1.5 * 2 * settings.min_effect)

@@ -43,8 +43,8 @@ class Track:
         self.failures += window.failures * weight
         bins = self.sketch.bins
         for index, count in window.bins:
-            bins[index] = bins.get(index, 0) + count * weight  # type: ignore[assignment]
-            self.sketch.count += count * weight  # type: ignore[assignment]
+            bins[index] = bins.get(index, 0) + count * weight
+            self.sketch.count += count * weight
         for name, (total, mass) in window.sums.items():
             slot = self.sums.setdefault(name, [0.0, 0.0])
             slot[0] += total * weight
@@ -59,8 +59,8 @@ class Track:
         self.failed *= factor
         bins = self.sketch.bins
         kept = {index: count * factor for index, count in bins.items() if count * factor > 1e-3}
-        self.sketch.bins = kept  # type: ignore[assignment]
-        self.sketch.count = sum(kept.values())  # type: ignore[assignment]
+        self.sketch.bins = kept
+        self.sketch.count = sum(kept.values())
         for slot in self.sums.values():
             slot[0] *= factor
             slot[1] *= factor

@@ -36,6 +36,10 @@ __all__ = ["Points"]
 
 log = logging.getLogger("xenolect.safeguards")
 S = VariantStatus
+Changes = list[Change]
+PointList = list[RollbackPoint]
+Stored = list[tuple[str, Any]]
+Strings = list[str]
 DEEP = 8 * 1024 * 1024  # up to this size a restore re-reads the whole state, above it the manifest
 
 
@@ -131,7 +135,7 @@ class Points:
         ]
         return max([self._skip, *used], default=0) + 1
 
-    def _prune(self, variant_id: str) -> list[Change]:
+    def _prune(self, variant_id: str) -> Changes:
         """Points over the limit of number or age; pinned ones and the newest are never among them."""
         rules = self._runtime.config.rollback
         points = self._facts(variant_id)
@@ -155,7 +159,7 @@ class Points:
 
     # -- reading ----------------------------------------------------------------------------------
 
-    def _facts(self, variant_id: str) -> list[tuple[str, Any]]:
+    def _facts(self, variant_id: str) -> Stored:
         prefix = f"{variant_id}/"
         return sorted(
             (key, fact.value)
@@ -163,7 +167,7 @@ class Points:
             if kind == "point" and key.startswith(prefix) and fact.value is not None
         )
 
-    def list(self, variant: Any) -> list[RollbackPoint]:
+    def list(self, variant: Any) -> PointList:
         """The variant's points, oldest first."""
         variant_id = self._runtime.variant(variant).id
         return [point_from_json(value["manifest"]["point"]) for _, value in self._facts(variant_id)]
@@ -220,7 +224,7 @@ class Points:
         runtime.settle()
         return runtime.variant(variant_id)
 
-    def _content(self, current: ProtocolVariant, value: Any, status: S) -> list[Change]:
+    def _content(self, current: ProtocolVariant, value: Any, status: S) -> Changes:
         """The changes that give a variant a point's content and state."""
         manifest = value["manifest"]
         restored = attrs.evolve(
@@ -229,7 +233,7 @@ class Points:
             updated_at=moment(self._runtime.clock()),
             **{name: manifest["content"][name] for name in CONTENT},
         )
-        changes: list[Change] = [self._variants.put(restored, current.version)]
+        changes: Changes = [self._variants.put(restored, current.version)]
         head = self._runtime.value("state", current.id)
         now = head and head.get("ref")
         then = manifest["state"]
@@ -311,7 +315,7 @@ class Points:
             log.info("variant %s is rolled back: %s", current.id, reason)
         return after
 
-    def _good(self, current: ProtocolVariant) -> tuple[Any, list[str]]:
+    def _good(self, current: ProtocolVariant) -> tuple[Any, Strings]:
         """The newest proven point that is intact, and what was wrong with newer ones."""
         rollout = self._runtime.value("rollout", current.id) or {}
         points = self._facts(current.id)
@@ -324,7 +328,7 @@ class Points:
         candidates += [
             v for _, v in reversed(points) if v["manifest"]["point"]["id"] not in seen
         ]
-        skipped: list[str] = []
+        skipped: Strings = []
         for value in candidates:
             try:
                 self._check(value, deep=False)
@@ -337,7 +341,7 @@ class Points:
 
     def _changes(
         self, current: ProtocolVariant, value: Any, reason: str, blame: bool, evidence: Any
-    ) -> list[Change]:
+    ) -> Changes:
         runtime = self._runtime
         rollout = runtime.value("rollout", current.id) or {}
         replaced = rollout.get("replaced") if current.status == S.ACTIVE else None

@@ -128,6 +128,7 @@ class Runtime:
         self.dropped_events = 0
         self._listeners: list[Callable[[Event], Any]] = []
         self._jobs: deque[Callable[[], None]] = deque()
+        self._jobs_lock = threading.RLock()
         self._wake = threading.Event()
         self._flush_lock = threading.RLock()
         self._flushed_at = self.clock()
@@ -231,6 +232,10 @@ class Runtime:
             )
             self.catch_up()
         return revision
+
+    def publish(self, change: Change) -> None:
+        """Commit one change for its own sake."""
+        self.commit([change])
 
     def commit_retrying(self, build: Callable[[], Sequence[Change]], *, actor: str = "") -> int:
         """Commit what ``build`` decides on the newest facts; decide again when they moved."""
@@ -444,19 +449,17 @@ class Runtime:
 
     def run_jobs(self) -> None:
         """Run what was asked for; a job that fails for a passing reason is tried again later."""
-        for _ in range(len(self._jobs)):
-            try:
+        with self._jobs_lock:  # who waits for a job that another thread runs waits here
+            for _ in range(len(self._jobs)):
                 job = self._jobs.popleft()
-            except IndexError:
-                return
-            try:
-                job()
-            except EmergenceError as error:
-                if not error.retryable:
+                try:
+                    job()
+                except EmergenceError as error:
+                    if not error.retryable:
+                        raise
+                    log.error("a commit failed and will be tried again: %s", error)
+                    self._jobs.append(job)
                     raise
-                log.error("a commit failed and will be tried again: %s", error)
-                self._jobs.append(job)
-                raise
 
     def settle(self) -> None:
         """Without a thread, finish in the call what the thread would do."""
@@ -487,7 +490,7 @@ class Runtime:
 
     def _run(self) -> None:
         flush_at = tick_at = 0.0
-        while not self.closed:
+        while True:
             self._wake.wait(self.config.poll_interval)
             self._wake.clear()
             if self.closed:
@@ -526,6 +529,7 @@ class Runtime:
             self.boot = secrets.token_hex(8)
             self.lock = threading.RLock()
             self._flush_lock = threading.RLock()
+            self._jobs_lock = threading.RLock()
             self._wake = threading.Event()
             self.performance.fold = threading.RLock()
             self.performance.take()  # measured by the parent, stored by the parent

@@ -26,6 +26,8 @@ from xenolect.predicates import check_predicate
 __all__ = ["Variants"]
 
 S = VariantStatus
+Changes = list[Change]
+VariantList = list[ProtocolVariant]
 CONTENT = ("description", "changes", "requirements", "optional", "conflicts", "metadata")
 
 
@@ -46,7 +48,7 @@ class Variants:
 
     def list(
         self, status: VariantStatus | str | None = None, protocol: str | None = None
-    ) -> list[ProtocolVariant]:
+    ) -> VariantList:
         """All variants in order of creation, or those of a status and a protocol."""
         wanted = None if status is None else VariantStatus(status)
         found = [
@@ -183,7 +185,7 @@ class Variants:
             }[current.status]
             raise TransitionError(f"variant {current.id!r} is {current.status}; {verb}")
         updated = attrs.evolve(current, updated_at=moment(runtime.clock()), **checked)
-        changes: list[Change] = [self.put(updated, expected_version)]
+        changes: Changes = [self.put(updated, expected_version)]
         if current.status == S.CANARY and edited:
             changes.extend(self.restart(updated))
         runtime.commit(changes, actor="force update" if force else "")
@@ -226,7 +228,7 @@ class Variants:
                 f"variant {current.id!r} must be proved by a rollout before it is active: "
                 f"canaries.start({current.id!r}); or pass force=True (audited)"
             )
-        extra: list[Change] = (
+        extra: Changes = (
             [Put("baseline", current.protocol, {"variant_id": current.id}, 0)] if first else []
         )
         actor = "force activate" if force and not first else ""

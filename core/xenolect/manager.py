@@ -152,7 +152,7 @@ class EmergenceManager:
         )
         self._breakers.moved = self.canaries.breaker_moved
         self._breakers.gave_up = self.canaries.gave_up
-        self._breakers.publish = lambda put: runtime.commit([put]) and None
+        self._breakers.publish = runtime.publish
         runtime.appliers["breaker"] = lambda key, value, _, at_open: self._breakers.adopt(
             key, value, at_open
         )

@@ -25,9 +25,9 @@ class Sketch:
 
     __slots__ = ("bins", "count")
 
-    def __init__(self, bins: Mapping[int, int] | None = None) -> None:
-        self.bins: dict[int, int] = dict(bins or {})
-        self.count: int = sum(self.bins.values())
+    def __init__(self, bins: Mapping[int, float] | None = None) -> None:
+        self.bins: dict[int, float] = dict(bins or {})  # whole, unless weighted by age
+        self.count: float = sum(self.bins.values())
 
     @staticmethod
     def bin_of(value: float) -> int:
@@ -39,7 +39,7 @@ class Sketch:
         """The value that stands for a bin, within 2 % of each value in it."""
         return RATIO ** (index - 1) * _MIDDLE if index != _ZERO else 0.0
 
-    def add(self, value: float, count: int = 1) -> None:
+    def add(self, value: float, count: float = 1) -> None:
         """Add ``count`` observations of ``value``."""
         index = math.ceil(math.log(value) * _SCALE) if value > _LEAST else _ZERO
         bins = self.bins
@@ -60,7 +60,7 @@ class Sketch:
         if not total:
             return None
         rank = q * (total - 1)
-        seen = 0
+        seen = 0.0
         for index, count in bins:
             seen += count
             if seen > rank:
@@ -77,7 +77,7 @@ class Sketch:
 
     def to_json(self) -> list[list[int]]:
         """``[[bin, count], ...]`` in ascending order."""
-        return [[index, count] for index, count in sorted(self.bins.items())]
+        return [[index, round(count)] for index, count in sorted(self.bins.items())]
 
     @classmethod
     def from_json(cls, pairs: Iterable[Iterable[int]]) -> Sketch:
