@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -19,6 +20,7 @@ DOCS = Path(__file__).parent.parent / "docs"
 HOOKS, ERRORS, CONFIG = (
     (DOCS / name).read_text("utf-8") for name in ("hooks.md", "errors.md", "config.md")
 )
+CONFIG, OPTIONS = CONFIG.split("\n## Options of the bundled parts\n")
 
 SPECIFIED = [name for name in vars(hookspecs) if name.startswith("xenolect_")]
 EXAMPLES = dict(
@@ -120,6 +122,46 @@ def test_the_defaults_in_the_rows_are_the_defaults():
         inner[last] = tomllib.loads(f"value = {text}")["value"]
 
     assert load(environ={}, **table) == Config()
+
+
+def option_class(make):
+    """The attrs class that holds the options of an offer, or None."""
+    if isinstance(make, type):
+        return make if attrs.has(make) else None
+    for annotation in inspect.get_annotations(make).values():
+        kind = vars(sys.modules[make.__module__]).get(annotation, annotation)
+        if isinstance(kind, type) and attrs.has(kind):
+            return kind
+    return None
+
+
+def test_every_option_of_a_bundled_part_has_a_row():
+    """Under a heading ``KIND: NAME``. The options of the ramp are made from ``[canary]``."""
+    sections = {
+        (kind, name): re.findall(r"^\| `(\w+)` \|", body, re.MULTILINE)
+        for kind, name, body in re.findall(
+            r"^### (\w+): `([a-z0-9._-]+)`\n(.*?)(?=^###|\Z)", OPTIONS, re.MULTILINE | re.DOTALL
+        )
+    }
+    registry = Registry.collect(PluginsConfig(third_party=False))
+    wanted = {}
+    for kind in (
+        "chunks",
+        "index",
+        "cipher",
+        "keys",
+        "scoring",
+        "compatibility",
+        "safeguards",
+        "judges",
+    ):
+        for each in registry.offers(kind):
+            options = option_class(each.offer.make)
+            fields = [f.alias for f in attrs.fields(options) if f.init] if options else []
+            if fields and (kind, each.name) != ("safeguards", "canary"):
+                wanted[kind, each.name] = fields
+
+    assert sections == wanted
 
 
 def test_the_examples_of_settings_are_settings(tmp_path):
