@@ -77,7 +77,7 @@ def find(
 
 
 def _installed() -> Iterator[Found]:
-    from importlib.metadata import entry_points  # 10 ms to import, 2 to 30 ms to scan
+    from importlib.metadata import entry_points  # 16 to 25 ms to import, then 4 to scan
 
     found = []
     for point in entry_points(group=GROUP):

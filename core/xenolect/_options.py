@@ -2,8 +2,8 @@
 
 cattrs does the walking (detailed validation, unknown keys refused). Three things are ours: strict
 scalars (``int("5")``, ``bool("false")`` would guess), range checks that are collected like type errors
-instead of stopping at the first, and the words. cattrs costs 60 ms to import and is imported here only
-when something is filled.
+instead of stopping at the first, and the words. Importing cattrs and building its
+hooks takes 20 ms the first time, so both happen only when something is filled.
 """
 
 from __future__ import annotations
