@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from xenolect.errors import ConflictError, DuplicateError, InvalidError
 from xenolect.facts import Change, Put, canonical
 
-__all__ = ["Prepared", "check_after", "check_change", "moment", "prepare"]
+__all__ = ["Prepared", "check_after", "check_change", "check_text", "moment", "prepare"]
 
 Prepared = tuple[Change, str | None]
 """A change whose value is plain JSON, and that value's canonical text; None for a Drop."""
@@ -21,8 +21,8 @@ def prepare(changes: Sequence[Change]) -> list[Prepared]:
     """Copy every value through its JSON text, so that what is stored is what will be read."""
     prepared: list[Prepared] = []
     for change in changes:
-        if not change.kind or not change.key:
-            raise InvalidError(f"{change!r} needs a kind and a key")
+        check_text(change.kind, "the kind of a fact")
+        check_text(change.key, "the key of a fact")
         if not isinstance(change, Put):
             prepared.append((change, None))
             continue
@@ -52,8 +52,10 @@ def check_change(change: Change, version: int, live: bool) -> None:
     """
     expected = change.expected
     what = f"{change.kind} {change.key!r}"
-    if expected is not None and expected != version and not (
-        isinstance(change, Put) and expected == 0
+    if (
+        expected is not None
+        and expected != version
+        and not (isinstance(change, Put) and expected == 0)
     ):
         if live:
             message = f"{what} is at version {version}, you expected {expected}; {_AGAIN}"
@@ -90,6 +92,17 @@ def check_after(after: int | None, revision: int) -> None:
             expected=after,
             found=revision,
         )
+
+
+def check_text(value: str, what: str, *, empty: bool = False) -> str:
+    """Text that can be stored as UTF-8: InvalidError for lone surrogates, other types, nothing."""
+    try:
+        if isinstance(value, str) and (value or empty):
+            value.encode()
+            return value
+    except UnicodeEncodeError:
+        pass
+    raise InvalidError(f"{what} must be text, got {value!r}")
 
 
 def moment(at: float) -> float:

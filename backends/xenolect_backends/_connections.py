@@ -28,18 +28,30 @@ from xenolect.errors import (
 from xenolect_backends import _schema
 from xenolect_backends._file_lock import FileLock
 
-__all__ = ["Connections", "raise_translated"]
+__all__ = ["FOREIGN", "Connections", "raise_translated"]
 
 _CHECKPOINT_PAGES = 1000  # what SQLite itself takes: 8 MB of log, 3 ms to copy back
 _FRAME = 24  # bytes before each page in the log
 _IDLE_READERS = 4
 
+_BAD_VALUES = (
+    sqlite3.IntegrityError,
+    sqlite3.InterfaceError,
+    sqlite3.DataError,
+    UnicodeEncodeError,
+    OverflowError,
+)
+
 _abandoned: list[object] = []
 """Connections of a parent process: even closing them here could harm the parent, so they are kept."""
 
 
-def raise_translated(error: sqlite3.Error | OSError, path: Path) -> NoReturn:
-    """Raise ours for SQLite's: full, not answering, corrupt, or a plain StorageError."""
+FOREIGN = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+"""What a statement may raise: the last two for values that no column can hold."""
+
+
+def raise_translated(error: Exception, path: Path) -> NoReturn:
+    """Raise ours for SQLite's: full, not answering, corrupt, a bad value, or a plain StorageError."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         raise StorageFullError(
@@ -54,7 +66,7 @@ def raise_translated(error: sqlite3.Error | OSError, path: Path) -> NoReturn:
             f"the index {path} is damaged ({error}); rebuild it with `xenolect reindex`",
             key=str(path),
         ) from error
-    if isinstance(error, (sqlite3.IntegrityError, sqlite3.InterfaceError, sqlite3.DataError)):
+    if isinstance(error, _BAD_VALUES):
         raise InvalidError(f"the index refuses a value: {error}; nothing was changed") from error
     raise StorageError(f"the index {path} failed: {error}; nothing was acknowledged") from error
 
@@ -62,7 +74,9 @@ def raise_translated(error: sqlite3.Error | OSError, path: Path) -> NoReturn:
 class Connections:
     """Opens the file, hands out its connections, checkpoints. Belongs to the process that made it."""
 
-    def __init__(self, path: Path, *, cache_nodes: int, page_size: int, busy_timeout: float) -> None:
+    def __init__(
+        self, path: Path, *, cache_nodes: int, page_size: int, busy_timeout: float
+    ) -> None:
         self.path = path
         self.pid = os.getpid()
         self.feed_lock = threading.Lock()
@@ -189,7 +203,7 @@ class Connections:
                 self._checkpoint_if_long()
             finally:
                 self._file_lock.release()
-        except sqlite3.Error as error:
+        except FOREIGN as error:
             raise_translated(error, self.path)
         finally:
             self._turn.release()
@@ -202,7 +216,9 @@ class Connections:
                 return
             self._checkpoint_at = _CHECKPOINT_PAGES * self._frame
             with contextlib.suppress(sqlite3.Error):  # the commit before it stands in any case
-                _, frames, copied = self._writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+                _, frames, copied = self._writer.execute(
+                    "PRAGMA wal_checkpoint(PASSIVE)"
+                ).fetchone()
                 if copied < frames:
                     self._checkpoint_at += size
 
@@ -221,7 +237,8 @@ class Connections:
             try:
                 if held:
                     with contextlib.suppress(sqlite3.Error):
-                        self._writer.execute("PRAGMA busy_timeout = 0")  # readers elsewhere may stay
+                        # Readers elsewhere may stay; the log is then cut by whoever is last.
+                        self._writer.execute("PRAGMA busy_timeout = 0")
                         self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
                 while self._readers:
                     self._readers.pop().close()

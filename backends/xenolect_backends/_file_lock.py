@@ -56,7 +56,9 @@ class FileLock:
 
     def _try(self) -> bool:
         if self._file is None:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+            self._file = os.open(
+                self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666
+            )
         if not _lock(self._file):
             return False
         with contextlib.suppress(FileNotFoundError):

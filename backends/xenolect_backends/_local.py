@@ -104,9 +104,7 @@ class LocalFiles:
                 os.replace(temporary, path)
             _sync_directory(folder)
         except NotADirectoryError as error:
-            raise InvalidError(
-                f"{key!r} lies under another object; choose another key"
-            ) from error
+            raise InvalidError(f"{key!r} lies under another object; choose another key") from error
         except OSError as error:
             raise_translated(error, f"writing {key!r}")
         finally:

@@ -13,7 +13,13 @@ from typing import Any
 
 import attrs
 
-from xenolect.errors import CorruptError, DuplicateError, NotFoundError, StorageError
+from xenolect.errors import (
+    CorruptError,
+    DuplicateError,
+    InvalidError,
+    NotFoundError,
+    StorageError,
+)
 from xenolect.facts import (
     GENESIS,
     Change,
@@ -29,7 +35,7 @@ from xenolect.facts import (
     digest_entry,
 )
 from xenolect.interfaces import Buffer
-from xenolect_backends._cas import check_after, check_change, moment, prepare
+from xenolect_backends._cas import check_after, check_change, check_text, moment, prepare
 from xenolect_backends._keys import as_bytes, check_key, check_prefix, check_range
 
 __all__ = ["MemoryChunks", "MemoryIndex"]
@@ -123,6 +129,8 @@ class MemoryIndex:
     ) -> int:
         """Decide on a copy of what is touched, then publish all of it."""
         prepared, at = prepare(changes), moment(at)
+        check_text(actor, "the actor", empty=True)
+        observed = [_observation(each) for each in observations]
         held = self._open()
         with held.lock:
             revision = len(held.journal)
@@ -136,7 +144,7 @@ class MemoryIndex:
             plain = [change for change, _ in prepared]
             previous = held.journal[-1][3] if held.journal else GENESIS
             digest = digest_entry(previous, revision + 1, at, actor, plain)
-            self._observe(observations)
+            self._observe(observed)
             held.facts.update(touched)
             stored = canonical([change_to_json(change) for change in plain])
             held.journal.append((at, actor, stored, digest))
@@ -179,10 +187,12 @@ class MemoryIndex:
 
     def append_windows(self, batch: Sequence[Window | Observation]) -> int:
         """Append measurements; the last observation's sequence so far."""
+        observed = [_observation(each) for each in batch if isinstance(each, Observation)]
+        windows = [_window(each) for each in batch if isinstance(each, Window)]
         held = self._open()
         with held.lock:
-            self._observe([each for each in batch if isinstance(each, Observation)])
-            held.windows.extend(_window(each) for each in batch if isinstance(each, Window))
+            self._observe(observed)
+            held.windows.extend(windows)
             return len(held.observations)
 
     def windows(self, variant_id: str, since: float, until: float) -> Iterator[Window]:
@@ -236,19 +246,31 @@ class MemoryIndex:
             raise StorageError("the index is closed; open it again")
         return self._held
 
-    def _observe(self, observations: Sequence[Observation]) -> None:
+    def _observe(self, observed: Sequence[Observation]) -> None:
         stored = self._held.observations
-        for each in observations:
-            stored.append(
-                attrs.evolve(each, custom=dict(each.custom), sequence=len(stored) + 1)
-            )
+        for each in observed:
+            stored.append(attrs.evolve(each, sequence=len(stored) + 1))
 
 
 def _value(text: str | None) -> Any:
     return None if text is None else json.loads(text)
 
 
-def _window(window: Window) -> Window:
+def _observation(given: Observation) -> Observation:
     """A copy that shares nothing that can change."""
-    bins = [list(pair) for pair in window.bins]
-    return attrs.evolve(window, bins=bins, sums={k: list(v) for k, v in window.sums.items()})
+    return Observation(**_copied(given))
+
+
+def _window(given: Window) -> Window:
+    """A copy that shares nothing that can change."""
+    return Window(**_copied(given))
+
+
+def _copied(record: Observation | Window) -> dict[str, Any]:
+    try:
+        text = canonical(attrs.asdict(record))
+        text.encode()
+    except (TypeError, ValueError) as error:
+        raise InvalidError(f"{record!r} is not JSON: {error}; nothing was stored") from error
+    fields: dict[str, Any] = json.loads(text)
+    return fields

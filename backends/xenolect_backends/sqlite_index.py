@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -32,8 +31,8 @@ from xenolect.facts import (
     digest_fact_text,
 )
 from xenolect.units import Seconds
-from xenolect_backends._cas import check_after, check_change, moment, prepare
-from xenolect_backends._connections import Connections, raise_translated
+from xenolect_backends._cas import check_after, check_change, check_text, moment, prepare
+from xenolect_backends._connections import FOREIGN, Connections, raise_translated
 
 __all__ = ["SqliteIndex"]
 
@@ -109,6 +108,7 @@ class SqliteIndex:
     ) -> int:
         """Apply all changes and append one journal entry, durable; return the revision."""
         prepared, at = prepare(changes), moment(at)
+        check_text(actor, "the actor", empty=True)
         plain = [change for change, _ in prepared]
         stored = canonical([change_to_json(change) for change in plain])
         rows = [_observation_row(each) for each in observations]
@@ -142,7 +142,7 @@ class SqliteIndex:
                 ).fetchall()
             finally:
                 db.execute("COMMIT")
-        except sqlite3.Error as error:
+        except FOREIGN as error:
             raise_translated(error, self.path)
         finally:
             connections.give_back(db)
@@ -176,7 +176,7 @@ class SqliteIndex:
                 ).fetchall()
                 if rows:
                     connections.feed_seen = (version, rows[-1][0])
-        except sqlite3.Error as error:
+        except FOREIGN as error:
             if connections is not self._connections or self._closed:
                 raise StorageError("the index is closed; open it again") from error
             raise_translated(error, self.path)
@@ -289,7 +289,7 @@ class SqliteIndex:
                 return db.execute(statement, values).fetchone()
             finally:
                 connections.give_back(db)
-        except sqlite3.Error as error:
+        except FOREIGN as error:
             raise_translated(error, self.path)
 
     def _all(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
@@ -300,7 +300,7 @@ class SqliteIndex:
                 return db.execute(statement, values).fetchall()
             finally:
                 connections.give_back(db)
-        except sqlite3.Error as error:
+        except FOREIGN as error:
             raise_translated(error, self.path)
 
 

@@ -1,0 +1,34 @@
+"""What a stranger's tests import: a conformance kit per interface, and doubles.
+
+A kit is a class of tests with one method to write, ``make``::
+
+    from xenolect.testing import ChunkStoreTests
+
+    class TestMine(ChunkStoreTests):
+        def make(self, place):                 # a fresh path; the same path is the same store
+            return MyChunks(place)
+
+The kit is the contract: an implementation that passes is one that xenolect works with.
+"""
+
+from __future__ import annotations
+
+try:
+    import hypothesis as _hypothesis  # noqa: F401
+    import pytest
+except ImportError as _error:
+    raise ImportError(
+        f"xenolect.testing needs pytest and hypothesis, and {_error.name} is missing: "
+        f"pip install 'xenolect[testing]'"
+    ) from _error
+
+# Before the kits are imported, so that a failing assert in them shows its values.
+pytest.register_assert_rewrite(
+    "xenolect.testing.chunk_store", "xenolect.testing.index", "xenolect.testing._index_machine"
+)
+
+from xenolect.testing.chunk_store import ChunkStoreTests  # noqa: E402
+from xenolect.testing.doubles import Clock, FaultyChunks, Heard  # noqa: E402
+from xenolect.testing.index import IndexTests  # noqa: E402
+
+__all__ = ["ChunkStoreTests", "Clock", "FaultyChunks", "Heard", "IndexTests"]
