@@ -22,7 +22,7 @@ from xenolect.errors import (
 )
 from xenolect.interfaces import ChunkStore
 from xenolect.testing import ChunkStoreTests, FaultyChunks
-from xenolect_backends import _local, xenolect_chunk_storage
+from xenolect_backends import xenolect_chunk_storage
 from xenolect_backends.fsspec_chunks import FsspecChunks
 from xenolect_backends.memory import MemoryChunks
 
@@ -188,7 +188,7 @@ def test_foreign_errors_are_wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         def link(*_: object) -> None:
             raise OSError(number, os.strerror(number))
 
-        monkeypatch.setattr(_local.os, "link", link)
+        monkeypatch.setattr(os, "link", link)
 
     import errno
 
