@@ -85,9 +85,7 @@ class Agents:
                 continue
             fact = runtime.fact("agent", agent_id)
             agent = Agent(agent_id, checked, registered_at=now, updated_at=now)
-            puts.append(
-                Put("agent", agent_id, agent_to_json(agent), fact.version if fact else 0)
-            )
+            puts.append(Put("agent", agent_id, agent_to_json(agent), fact.version if fact else 0))
         if puts:
             runtime.commit(puts)
             for put in puts:

@@ -24,9 +24,9 @@ __all__ = [
     "moment",
     "point_from_json",
     "point_to_json",
+    "stamp",
     "state_ref_from_json",
     "state_ref_to_json",
-    "stamp",
     "variant_from_json",
     "variant_to_json",
 ]

@@ -57,9 +57,7 @@ class Rollout:
             seed=self.salt & 0xFFFFFFFF,
             levels=tuple(level / 1_000_000 for level in document["levels"]),
         )
-        own = attrs.evolve(
-            self._config, alpha=alpha if alone else alpha / (2 * self.processes)
-        )
+        own = attrs.evolve(self._config, alpha=alpha if alone else alpha / (2 * self.processes))
         self.merged = judge.start(baseline, self._config)
         self.local = judge.start(baseline, own)
         self.cursor = 0  # the last sequence folded into ``merged``
@@ -134,9 +132,7 @@ class Rollout:
         """Fold the next observations of the index's sequence."""
         for observation in observations:
             self.cursor = observation.sequence
-            self.seen[observation.arm] = max(
-                observation.at, self.seen.get(observation.arm, 0.0)
-            )
+            self.seen[observation.arm] = max(observation.at, self.seen.get(observation.arm, 0.0))
             if observation.arm == "canary" and observation.sequence > self.level_sequence:
                 self.level_operations += observation.operations
                 if len(self.level_units) < 10_000:

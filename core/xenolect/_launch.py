@@ -247,9 +247,7 @@ class Launch:
         )
         return judge
 
-    def _ramp(
-        self, use: str, ppm: tuple[int, ...], settings: CanaryConfig
-    ) -> Safeguard[Any]:
+    def _ramp(self, use: str, ppm: tuple[int, ...], settings: CanaryConfig) -> Safeguard[Any]:
         ramp: Safeguard[Any] = self._runtime.registry.make(
             "safeguards", use, _ramp_options(ppm, settings), "canary"
         )

@@ -264,9 +264,7 @@ class Performance:
             return PerformanceHistory(), Stability()
         return track.history(), Stability(track.passed, track.failed)
 
-    def history(
-        self, variant: Any, window: timedelta = timedelta(hours=24)
-    ) -> PerformanceHistory:
+    def history(self, variant: Any, window: timedelta = timedelta(hours=24)) -> PerformanceHistory:
         """Everything measured of a variant in the last ``window``, exactly, from all processes."""
         variant_id = self._resolve(variant)
         self._flush()

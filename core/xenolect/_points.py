@@ -59,9 +59,7 @@ class Points:
 
     # -- creating ---------------------------------------------------------------------------------
 
-    def create(
-        self, variant: Any, reason: str = "", *, pinned: bool = False
-    ) -> RollbackPoint:
+    def create(self, variant: Any, reason: str = "", *, pinned: bool = False) -> RollbackPoint:
         """Store a point of the variant as it is now; verified before it is returned."""
         current = self._runtime.variant(variant)
         point, change = self.write(current, reason, pinned=pinned)
@@ -113,7 +111,9 @@ class Points:
                     runtime.catch_up()
                 continue
             if runtime.chunks.get(name) != data:
-                raise CorruptError(f"{name} was read back different from what was written", key=name)
+                raise CorruptError(
+                    f"{name} was read back different from what was written", key=name
+                )
             if head and head.get("ref"):
                 self._states.check(variant.id, head["version"])
             value = {
@@ -247,7 +247,13 @@ class Points:
     # -- rolling back -----------------------------------------------------------------------------
 
     def roll_back(
-        self, variant: Any, reason: str, *, blame: bool = True, evidence: Any = None, actor: str = ""
+        self,
+        variant: Any,
+        reason: str,
+        *,
+        blame: bool = True,
+        evidence: Any = None,
+        actor: str = "",
     ) -> ProtocolVariant:
         """Take a variant back to its last proven point, whole, in one commit; again is no harm.
 
@@ -325,9 +331,7 @@ class Points:
             pinned = [v for _, v in points if v["manifest"]["point"]["pinned"]]
             candidates = pinned[::-1]
         seen = {v["manifest"]["point"]["id"] for v in candidates}
-        candidates += [
-            v for _, v in reversed(points) if v["manifest"]["point"]["id"] not in seen
-        ]
+        candidates += [v for _, v in reversed(points) if v["manifest"]["point"]["id"] not in seen]
         skipped: Strings = []
         for value in candidates:
             try:

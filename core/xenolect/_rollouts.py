@@ -12,8 +12,6 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
-
 from xenolect import safeguards as sg
 from xenolect._breakers import Breakers
 from xenolect._codec import moment
@@ -23,6 +21,7 @@ from xenolect._lifecycle import check_transition
 from xenolect._points import Points
 from xenolect._runtime import Runtime
 from xenolect._selection import Selector
+from xenolect._steering import Steering
 from xenolect._structure import Route
 from xenolect._variants import Variants
 from xenolect.errors import (
@@ -72,10 +71,13 @@ class Canaries:
         self._launch = Launch(runtime, selector)
         self._rollouts: dict[str, Rollout] = {}  # running, by variant id
         self._folding = threading.RLock()  # owns every ``merged`` judge
+        self._steering = Steering(
+            runtime, variants, points, self._rollouts, self._eligible, self._shut
+        )
         runtime.appliers["rollout"] = self._apply
         runtime.routes = self._routes
         runtime.on_flushed = self.fold
-        points.ended = self._ended
+        points.ended = self._steering.ended
         points.shut = self._shut
         variants.restart = self._restart
 
@@ -347,18 +349,14 @@ class Canaries:
             acts = leads
             if rollout.processes > 1:
                 acts = any(
-                    runtime.index.lease(
-                        f"seat/{rollout.id}/{k}", runtime.boot, now, SEAT
-                    ).holder
+                    runtime.index.lease(f"seat/{rollout.id}/{k}", runtime.boot, now, SEAT).holder
                     == runtime.boot
                     for k in range(rollout.processes)
                 )
             with runtime.performance.fold:
                 stored = runtime.index.observations(rollout.id, 0)
                 rollout.fold(stored, runtime.boot)
-                waiting = [
-                    o for o in runtime.performance.waiting() if o.rollout == rollout.id
-                ]
+                waiting = [o for o in runtime.performance.waiting() if o.rollout == rollout.id]
                 if rollout.processes == 1:
                     rollout.judge.update(rollout.local, [*stored, *waiting])
                 else:
@@ -370,9 +368,7 @@ class Canaries:
                     self._prove(rollout, evidence)
 
     def _leads(self, rollout: Rollout, now: float) -> bool:
-        lease = self._runtime.index.lease(
-            f"leader/{rollout.id}", self._runtime.boot, now, LEASE
-        )
+        lease = self._runtime.index.lease(f"leader/{rollout.id}", self._runtime.boot, now, LEASE)
         return lease.holder == self._runtime.boot
 
     def leave(self) -> None:
@@ -423,182 +419,11 @@ class Canaries:
         for rollout, orphaned in due:  # outside the lock: committing takes another first
             try:
                 if orphaned:
-                    self._step(rollout, sg.BreakerNews("closed"), now)
+                    self._steering.step(rollout, sg.BreakerNews("closed"), now)
                 else:
-                    self._check(rollout, now)
+                    self._steering.check(rollout, now)
             except (ConflictError, TransitionError):
                 self._runtime.catch_up()  # somebody else moved it: theirs counts
-
-    def _check(self, rollout: Rollout, now: float) -> None:
-        document = rollout.document
-        interval = self._runtime.config.metrics.interval
-        verdict, evidence = rollout.verdict, rollout.evidence
-        last = rollout.seen.get("canary")
-        fresh = last is not None and now - last <= 2 * interval
-        missing = ""
-        if last is None:
-            missing = "no data"
-            if rollout.unattributed:
-                missing = (
-                    f"no data: {rollout.unattributed} operations were recorded without the "
-                    f"{document['unit']} they belong to; pass "
-                    f"{'session=' if rollout.by_session else 'agent_id='} to record or report"
-                )
-        elif not fresh:
-            missing = "stale data"
-        elif "control" not in rollout.seen:
-            missing = "no control"
-        check = sg.Check(
-            verdict=verdict,
-            fresh=fresh,
-            sampled=(
-                rollout.level_operations >= document["min_operations"]
-                and len(rollout.level_units) >= self._units_needed(rollout)
-            ),
-            quiet=evidence.e_value < 20.0 and verdict != Verdict.HOLD,
-            clean=rollout.disturbed_at <= now - document["check_interval"],
-            missing=missing,
-        )
-        before = rollout.state
-        self._step(rollout, check, now, checked=True)
-        passed = rollout.ended or rollout.state.level > before.level
-        held = rollout.state.state == CanaryState.HOLD
-        self._runtime.performance.incident(
-            rollout.variant_id, passed=0.0 if held else 1.0, failed=1.0 if held and fresh else 0.0
-        )
-        if passed:
-            log.info("the rollout of %s goes on: %s", rollout.variant_id, rollout.state)
-
-    def _units_needed(self, rollout: Rollout) -> int:
-        needed = int(rollout.document["min_units"])
-        if rollout.by_session:
-            return needed
-        inside = 0
-        for agent_id in list(self._runtime.agents):
-            if rollout.inside(agent_id) and self._eligible(rollout, agent_id):
-                inside += 1
-                if inside >= needed:
-                    return needed
-        return min(needed, max(1, inside)) if self._runtime.agents else needed
-
-    def _step(
-        self, rollout: Rollout, event: sg.Event, now: float, *, checked: bool = False
-    ) -> sg.Reply:
-        """Step the ramp, commit what it became, carry out what it asks for."""
-        runtime = self._runtime
-        if runtime.mode is Mode.OBSERVE and checked:
-            runtime.tell(
-                "canary.verdict",
-                rollout.variant_id,
-                verdict=str(rollout.verdict),
-                evidence=evidence_to_json(rollout.evidence),
-            )
-            return None
-        before = rollout.state
-        state, reply, actions = rollout.ramp.step(before, event, now, runtime.rng.random())
-        ending: sg.Action | None = None
-        for action in actions:
-            if isinstance(action, sg.Alert):
-                runtime.tell("canary.alert", rollout.variant_id, message=action.message)
-                log.warning("%s: %s", rollout.variant_id, action.message)
-            elif isinstance(action, (sg.Finish, sg.RollBack)):
-                ending = action
-        if isinstance(ending, sg.RollBack):
-            self._shut(rollout.variant_id)
-            detail = evidence_to_json(rollout.evidence)
-            self._points.roll_back(
-                rollout.variant_id, ending.reason, blame=ending.blame, evidence=detail
-            )
-            return reply
-        document = self._document(rollout, state, now, checked)
-        if isinstance(ending, sg.Finish):
-            self._promote(rollout, document, forced=isinstance(event, sg.Promote) and event.force)
-            return reply
-        if state == before and not checked:
-            return reply
-        variant = runtime.variant(rollout.variant_id)
-        changes: list[Change] = [
-            Put("rollout", rollout.variant_id, document, rollout.version)
-        ]
-        paused = state.state == CanaryState.PAUSED
-        if paused and variant.status == S.CANARY:
-            changes.append(self._variants.moved(variant, S.PAUSED))
-        elif not paused and variant.status == S.PAUSED:
-            changes.append(self._variants.moved(variant, S.CANARY))
-        runtime.commit(changes, actor="health check" if checked else "ramp")
-        if state.state != before.state or state.level != before.level:
-            kind = {
-                CanaryState.HOLD: "canary.hold",
-                CanaryState.SUSPENDED: "canary.suspended",
-                CanaryState.RECOVERING: "canary.recovering",
-                CanaryState.PAUSED: "canary.paused",
-            }.get(state.state, "canary.level")
-            runtime.tell(
-                kind, rollout.variant_id, level=state.level, ppm=state.ppm, reason=state.reason
-            )
-        return reply
-
-    def _document(
-        self, rollout: Rollout, state: Any, now: float, checked: bool
-    ) -> dict[str, Any]:
-        document = {
-            **rollout.document,
-            "state": rollout.ramp.dump(state),
-            "verdict": str(rollout.verdict),
-            "evidence": evidence_to_json(rollout.evidence),
-            "sequence": rollout.cursor,
-        }
-        if checked:
-            document["next_check_at"] = now + document["check_interval"]
-            document["checks"] = document.get("checks", 0) + 1
-        if state.state != rollout.state.state:
-            document["changed_at"] = now
-        if state.level != rollout.state.level or state.state != rollout.state.state:
-            document["level_sequence"] = rollout.cursor
-        return document
-
-    def _promote(self, rollout: Rollout, document: dict[str, Any], *, forced: bool) -> None:
-        """The canary becomes active; what it replaces steps down; one commit."""
-        runtime = self._runtime
-        variant = runtime.variant(rollout.variant_id)
-        document["ended_at"] = runtime.clock()
-        active = self._variants.moved(variant, S.ACTIVE)
-        after = attrs.evolve(variant, status=S.ACTIVE, version=variant.version + 1)
-        _, point = self._points.write(after, "promoted", pinned=True)
-        changes: list[Change] = [active, point]
-        replaced = runtime.variants.get(document["replaces"] or "")
-        if replaced is not None and replaced.status == S.ACTIVE:
-            baseline = runtime.baseline(variant.protocol) == replaced.id
-            document["replaced"] = {"id": replaced.id, "baseline": baseline}
-            changes.append(self._variants.moved(replaced, S.DEPRECATED))
-            if baseline:
-                changes.append(Put("baseline", variant.protocol, {"variant_id": variant.id}))
-        changes.append(Put("rollout", rollout.variant_id, document, rollout.version))
-        runtime.commit(changes, actor="force promote" if forced else "promote")
-        runtime.tell("variant.promoted", variant.id, forced=forced, replaced=document["replaces"])
-        log.info("variant %s is promoted", variant.id)
-
-    def _ended(
-        self, variant_id: str, reason: str, blame: bool, evidence: Any
-    ) -> Sequence[Change]:
-        """The rollout's part of the rollback commit."""
-        rollout = self._rollouts.get(variant_id)
-        now = self._runtime.clock()
-        if rollout is None:
-            stored = self._runtime.value("rollout", variant_id)
-            if stored is None:
-                return ()
-            ended = {**stored, "rolled_back_at": now, "reason": reason}
-            return [Put("rollout", variant_id, ended)]
-        event: sg.Event = sg.Proved(reason) if blame else sg.Abort()
-        state, _, _ = rollout.ramp.step(rollout.state, event, now, 0.0)
-        document = self._document(rollout, state, now, False)
-        if evidence is not None:
-            document["evidence"] = evidence
-            document["verdict"] = str(Verdict.ROLLBACK)
-        document["reason"] = reason
-        document["ended_at"] = now
-        return [Put("rollout", variant_id, document)]
 
     # -- the breakers' news -----------------------------------------------------------------------
 
@@ -627,7 +452,7 @@ class Canaries:
         if rollout is None or rollout.id != rollout_id or rollout.ended:
             return
         try:
-            self._step(rollout, sg.BreakerNews(news, control_shut), self._runtime.clock())
+            self._steering.step(rollout, sg.BreakerNews(news, control_shut), self._runtime.clock())
         except (ConflictError, TransitionError):
             self._runtime.catch_up()  # somebody else moved the rollout: theirs counts
 
@@ -711,7 +536,7 @@ class Canaries:
     def _operate(self, variant: Any, event: sg.Event) -> CanaryStatus:
         rollout = self._running(variant)
         variant_id = rollout.variant_id
-        reply = self._step(rollout, event, self._runtime.clock())
+        reply = self._steering.step(rollout, event, self._runtime.clock())
         if isinstance(reply, sg.Refuse):
             raise TransitionError(f"the rollout of {variant_id!r}: {reply.reason}")
         self._runtime.settle()

@@ -86,9 +86,7 @@ class Runtime:
         self.lock = threading.RLock()
         self.closed = False
 
-        self.index: Index = registry.make(
-            "index", config.index.use, index_options(config), "index"
-        )
+        self.index: Index = registry.make("index", config.index.use, index_options(config), "index")
         try:
             self.chunks: ChunkStore = registry.make(
                 "chunks", config.chunks.use, chunk_options(config), "chunks"
@@ -269,9 +267,7 @@ class Runtime:
         self.fed_at = time.monotonic()
 
     def _apply(self, entry: Entry) -> None:
-        expected = digest_entry(
-            self.digest, entry.revision, entry.at, entry.actor, entry.changes
-        )
+        expected = digest_entry(self.digest, entry.revision, entry.at, entry.actor, entry.changes)
         if entry.previous != self.digest or entry.digest != expected:
             raise CorruptError(
                 f"journal entry {entry.revision} does not follow from the one before; the index was "
@@ -434,9 +430,7 @@ class Runtime:
         with self._flush_lock:
             windows, observations = self.performance.take()
             try:
-                revision = self.commit(
-                    changes, actor=actor, observations=observations, after=after
-                )
+                revision = self.commit(changes, actor=actor, observations=observations, after=after)
                 observations = []
             finally:
                 self.performance.give_back(windows, observations)
@@ -519,9 +513,7 @@ class Runtime:
     @property
     def stale(self) -> bool:
         """Has this process heard nothing of the others for longer than ``max_staleness``?"""
-        return (
-            self.background and time.monotonic() - self.fed_at > self.config.max_staleness
-        )
+        return self.background and time.monotonic() - self.fed_at > self.config.max_staleness
 
     def _check_process(self) -> None:
         if os.getpid() != self.pid:  # forked: locks and the thread are the parent's

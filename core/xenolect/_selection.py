@@ -222,9 +222,7 @@ class Selector:
         permit = None
         reason = self._reason(structure, mask, winner, protocol, agent_id)
         if structure.routes and not runtime.stale:
-            index, reason, permit = self._route(
-                structure, mask, winner, reason, agent_id, session
-            )
+            index, reason, permit = self._route(structure, mask, winner, reason, agent_id, session)
         if permit is None and index == winner and self._breakers.shut:
             probe = self._probe(structure, mask, scores, winner)
             if probe is not None:
@@ -538,9 +536,7 @@ class Selector:
             self._scores(structure, mask, profile)
             for mask, (_, profile) in zip(masks, ends, strict=True)
         ]
-        common = [
-            i for i in range(structure.active) if structure.variants[i].id not in excluded
-        ]
+        common = [i for i in range(structure.active) if structure.variants[i].id not in excluded]
         open_ = [i for i in common if structure.variants[i].id not in self._shut]
         pinned = runtime.mode is not Mode.NORMAL or structure.safe or not open_
         names = ", ".join(agent_id for agent_id, _ in ends)

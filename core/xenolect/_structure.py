@@ -59,7 +59,16 @@ class Structure:
     order of their start. Masks are cached per profile; a new structure starts with none.
     """
 
-    __slots__ = ("active", "baseline", "masks", "protocol", "revision", "routes", "safe", "variants")
+    __slots__ = (
+        "active",
+        "baseline",
+        "masks",
+        "protocol",
+        "revision",
+        "routes",
+        "safe",
+        "variants",
+    )
 
     def __init__(
         self,

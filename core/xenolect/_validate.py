@@ -152,11 +152,11 @@ def failures_of(metrics: PerformanceMetrics) -> int:
         if not isinstance(name, str) or not 0 < len(name) <= 128:
             raise InvalidMetricsError(f"a custom metric needs a short name, got {name!r}")
         if not _number(value):
-            raise InvalidMetricsError(f"custom metric {name!r} must be a finite number, got {value!r}")
+            raise InvalidMetricsError(
+                f"custom metric {name!r} must be a finite number, got {value!r}"
+            )
     return failures
 
 
 def _number(value: Any) -> bool:
-    return (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -246,7 +246,9 @@ class Variants:
         controlled = [
             key
             for (kind, key), fact in self._runtime.facts.items()
-            if kind == "rollout" and fact.value and fact.value["control_id"] == current.id
+            if kind == "rollout"
+            and fact.value
+            and fact.value["control_id"] == current.id
             and self._runtime.variants[key].status in (S.CANARY, S.PAUSED)
         ]
         if controlled:

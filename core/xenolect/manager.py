@@ -10,7 +10,6 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
 
-
 from xenolect._agents import Agents
 from xenolect._breakers import Breakers
 from xenolect._evidence import ENDED
@@ -90,7 +89,7 @@ class Call:
         """The call says nothing of the variant (the caller's own error, say)."""
         self._ignored = True
 
-    def __enter__(self) -> Call:
+    def __enter__(self) -> Self:
         self._started = time.perf_counter()
         return self
 
@@ -107,7 +106,7 @@ class Call:
             return
         self._manager._end(self.selection, kind is None and not self._failed, elapsed, self._custom)
 
-    async def __aenter__(self) -> Call:
+    async def __aenter__(self) -> Self:
         return self.__enter__()
 
     async def __aexit__(
@@ -137,7 +136,9 @@ class EmergenceManager:
         config = runtime.config
         self._runtime = runtime
         self._breakers = Breakers(
-            runtime.registry.make("safeguards", config.breaker.use, config.breaker.options, "breaker"),
+            runtime.registry.make(
+                "safeguards", config.breaker.use, config.breaker.options, "breaker"
+            ),
             runtime.clock,
             lambda variant: runtime.variant(variant).id,
             runtime.rng,
@@ -182,7 +183,9 @@ class EmergenceManager:
         """
         from xenolect._registry import Registry
 
-        path = storage if storage is None or isinstance(storage, (str, Config)) else os.fspath(storage)
+        path = (
+            storage if storage is None or isinstance(storage, (str, Config)) else os.fspath(storage)
+        )
         config = load(path, **given)
         registry = Registry.collect(config.plugins, plugins)
         runtime = Runtime(
@@ -285,7 +288,8 @@ class EmergenceManager:
         return self._record(variant, metrics, agent_id, session, durable, None)
 
     def record_many(
-        self, records: Iterable[tuple[Any, PerformanceMetrics] | tuple[Any, PerformanceMetrics, str]]
+        self,
+        records: Iterable[tuple[Any, PerformanceMetrics] | tuple[Any, PerformanceMetrics, str]],
     ) -> Receipt:
         """Record ``(variant, metrics)`` or ``(variant, metrics, agent_id)``; all are checked first."""
         checked = []

@@ -21,9 +21,9 @@ __all__ = [
     "AgentContext",
     "BreakerState",
     "BreakerStatus",
-    "Candidate",
     "CanaryState",
     "CanaryStatus",
+    "Candidate",
     "Explanation",
     "Mode",
     "PerformanceHistory",
@@ -276,9 +276,7 @@ class Selection:
 
     def __repr__(self) -> str:
         score = "" if math.isnan(self.score) else f", score={self.score:.3f}"
-        return (
-            f"Selection({self.variant.id!r} for {self.agent_id!r}, reason={str(self.reason)!r}{score})"
-        )
+        return f"Selection({self.variant.id!r} for {self.agent_id!r}, reason={str(self.reason)!r}{score})"
 
 
 @attrs.frozen

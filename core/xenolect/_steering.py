@@ -1,0 +1,212 @@
+"""Steering a rollout: health checks and operators' verbs through the ramp, to promotion or the end.
+
+The ramp decides (``Safeguard.step``); this module gathers what its gates look at, commits what it became,
+and carries out what it asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import attrs
+
+from xenolect import safeguards as sg
+from xenolect._evidence import Rollout, evidence_to_json
+from xenolect._points import Points
+from xenolect._runtime import Runtime
+from xenolect._variants import Variants
+from xenolect.facts import Change, Put
+from xenolect.model import CanaryState, Mode, VariantStatus, Verdict
+
+__all__ = ["Steering"]
+
+log = logging.getLogger("xenolect.safeguards")
+S = VariantStatus
+
+
+class Steering:
+    """Steps the ramps of running rollouts and commits what follows."""
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        variants: Variants,
+        points: Points,
+        rollouts: Mapping[str, Rollout],
+        eligible: Callable[[Rollout, str | None], bool],
+        shut: Callable[[str], None],
+    ) -> None:
+        self._runtime = runtime
+        self._variants = variants
+        self._points = points
+        self._rollouts = rollouts
+        self._eligible = eligible
+        self._shut = shut
+
+    def check(self, rollout: Rollout, now: float) -> None:
+        """A health check that is due."""
+        document = rollout.document
+        interval = self._runtime.config.metrics.interval
+        verdict, evidence = rollout.verdict, rollout.evidence
+        last = rollout.seen.get("canary")
+        fresh = last is not None and now - last <= 2 * interval
+        missing = ""
+        if last is None:
+            missing = "no data"
+            if rollout.unattributed:
+                missing = (
+                    f"no data: {rollout.unattributed} operations were recorded without the "
+                    f"{document['unit']} they belong to; pass "
+                    f"{'session=' if rollout.by_session else 'agent_id='} to record or report"
+                )
+        elif not fresh:
+            missing = "stale data"
+        elif "control" not in rollout.seen:
+            missing = "no control"
+        check = sg.Check(
+            verdict=verdict,
+            fresh=fresh,
+            sampled=(
+                rollout.level_operations >= document["min_operations"]
+                and len(rollout.level_units) >= self._units_needed(rollout)
+            ),
+            quiet=evidence.e_value < 20.0 and verdict != Verdict.HOLD,
+            clean=rollout.disturbed_at <= now - document["check_interval"],
+            missing=missing,
+        )
+        before = rollout.state
+        self.step(rollout, check, now, checked=True)
+        passed = rollout.ended or rollout.state.level > before.level
+        held = rollout.state.state == CanaryState.HOLD
+        self._runtime.performance.incident(
+            rollout.variant_id, passed=0.0 if held else 1.0, failed=1.0 if held and fresh else 0.0
+        )
+        if passed:
+            log.info("the rollout of %s goes on: %s", rollout.variant_id, rollout.state)
+
+    def _units_needed(self, rollout: Rollout) -> int:
+        needed = int(rollout.document["min_units"])
+        if rollout.by_session:
+            return needed
+        inside = 0
+        for agent_id in list(self._runtime.agents):
+            if rollout.inside(agent_id) and self._eligible(rollout, agent_id):
+                inside += 1
+                if inside >= needed:
+                    return needed
+        return min(needed, max(1, inside)) if self._runtime.agents else needed
+
+    def step(
+        self, rollout: Rollout, event: sg.Event, now: float, *, checked: bool = False
+    ) -> sg.Reply:
+        """Step the ramp, commit what it became, carry out what it asks for."""
+        runtime = self._runtime
+        if runtime.mode is Mode.OBSERVE and checked:
+            runtime.tell(
+                "canary.verdict",
+                rollout.variant_id,
+                verdict=str(rollout.verdict),
+                evidence=evidence_to_json(rollout.evidence),
+            )
+            return None
+        before = rollout.state
+        state, reply, actions = rollout.ramp.step(before, event, now, runtime.rng.random())
+        ending: sg.Action | None = None
+        for action in actions:
+            if isinstance(action, sg.Alert):
+                runtime.tell("canary.alert", rollout.variant_id, message=action.message)
+                log.warning("%s: %s", rollout.variant_id, action.message)
+            elif isinstance(action, (sg.Finish, sg.RollBack)):
+                ending = action
+        if isinstance(ending, sg.RollBack):
+            self._shut(rollout.variant_id)
+            detail = evidence_to_json(rollout.evidence)
+            self._points.roll_back(
+                rollout.variant_id, ending.reason, blame=ending.blame, evidence=detail
+            )
+            return reply
+        document = self._document(rollout, state, now, checked)
+        if isinstance(ending, sg.Finish):
+            self._promote(rollout, document, forced=isinstance(event, sg.Promote) and event.force)
+            return reply
+        if state == before and not checked:
+            return reply
+        variant = runtime.variant(rollout.variant_id)
+        changes: list[Change] = [Put("rollout", rollout.variant_id, document, rollout.version)]
+        paused = state.state == CanaryState.PAUSED
+        if paused and variant.status == S.CANARY:
+            changes.append(self._variants.moved(variant, S.PAUSED))
+        elif not paused and variant.status == S.PAUSED:
+            changes.append(self._variants.moved(variant, S.CANARY))
+        runtime.commit(changes, actor="health check" if checked else "ramp")
+        if state.state != before.state or state.level != before.level:
+            kind = {
+                CanaryState.HOLD: "canary.hold",
+                CanaryState.SUSPENDED: "canary.suspended",
+                CanaryState.RECOVERING: "canary.recovering",
+                CanaryState.PAUSED: "canary.paused",
+            }.get(state.state, "canary.level")
+            runtime.tell(
+                kind, rollout.variant_id, level=state.level, ppm=state.ppm, reason=state.reason
+            )
+        return reply
+
+    def _document(self, rollout: Rollout, state: Any, now: float, checked: bool) -> dict[str, Any]:
+        document = {
+            **rollout.document,
+            "state": rollout.ramp.dump(state),
+            "verdict": str(rollout.verdict),
+            "evidence": evidence_to_json(rollout.evidence),
+            "sequence": rollout.cursor,
+        }
+        if checked:
+            document["next_check_at"] = now + document["check_interval"]
+            document["checks"] = document.get("checks", 0) + 1
+        if state.state != rollout.state.state:
+            document["changed_at"] = now
+        if state.level != rollout.state.level or state.state != rollout.state.state:
+            document["level_sequence"] = rollout.cursor
+        return document
+
+    def _promote(self, rollout: Rollout, document: dict[str, Any], *, forced: bool) -> None:
+        """The canary becomes active; what it replaces steps down; one commit."""
+        runtime = self._runtime
+        variant = runtime.variant(rollout.variant_id)
+        document["ended_at"] = runtime.clock()
+        active = self._variants.moved(variant, S.ACTIVE)
+        after = attrs.evolve(variant, status=S.ACTIVE, version=variant.version + 1)
+        _, point = self._points.write(after, "promoted", pinned=True)
+        changes: list[Change] = [active, point]
+        replaced = runtime.variants.get(document["replaces"] or "")
+        if replaced is not None and replaced.status == S.ACTIVE:
+            baseline = runtime.baseline(variant.protocol) == replaced.id
+            document["replaced"] = {"id": replaced.id, "baseline": baseline}
+            changes.append(self._variants.moved(replaced, S.DEPRECATED))
+            if baseline:
+                changes.append(Put("baseline", variant.protocol, {"variant_id": variant.id}))
+        changes.append(Put("rollout", rollout.variant_id, document, rollout.version))
+        runtime.commit(changes, actor="force promote" if forced else "promote")
+        runtime.tell("variant.promoted", variant.id, forced=forced, replaced=document["replaces"])
+        log.info("variant %s is promoted", variant.id)
+
+    def ended(self, variant_id: str, reason: str, blame: bool, evidence: Any) -> Sequence[Change]:
+        """The rollout's part of the rollback commit."""
+        rollout = self._rollouts.get(variant_id)
+        now = self._runtime.clock()
+        if rollout is None:
+            stored = self._runtime.value("rollout", variant_id)
+            if stored is None:
+                return ()
+            ended = {**stored, "rolled_back_at": now, "reason": reason}
+            return [Put("rollout", variant_id, ended)]
+        event: sg.Event = sg.Proved(reason) if blame else sg.Abort()
+        state, _, _ = rollout.ramp.step(rollout.state, event, now, 0.0)
+        document = self._document(rollout, state, now, False)
+        if evidence is not None:
+            document["evidence"] = evidence
+            document["verdict"] = str(Verdict.ROLLBACK)
+        document["reason"] = reason
+        document["ended_at"] = now
+        return [Put("rollout", variant_id, document)]
