@@ -31,7 +31,8 @@ from xenolect_backends._file_lock import FileLock
 __all__ = ["FOREIGN", "Connections", "raise_translated"]
 
 _CHECKPOINT_PAGES = 1000  # what SQLite itself takes: 8 MB of log, 3 ms to copy back
-_FRAME = 24  # bytes before each page in the log
+_LOG_HEADER = 32  # bytes, and in front of each page:
+_FRAME_HEADER = 24
 _IDLE_READERS = 4
 
 _BAD_VALUES = (
@@ -103,8 +104,7 @@ class Connections:
                 self._create(page_size)
             finally:
                 self._file_lock.release()
-            self._frame = _FRAME + self._writer.execute("PRAGMA page_size").fetchone()[0]
-            self._checkpoint_at = _CHECKPOINT_PAGES * self._frame
+            self._checkpoint_at = self._long
             self.feed = self._reader()
         except (sqlite3.Error, OSError) as error:
             self._file_lock.forget()
@@ -124,8 +124,11 @@ class Connections:
                     f"index: {self.path} is on a file system without shared memory (journal mode "
                     f"{mode!r}); put it on a local disk"
                 )
-            # A reset log is cut to its content, so that its size says how full it is.
-            writer.execute("PRAGMA journal_size_limit = 0")
+            # A log that starts over is cut to this size, so one that is larger is that full. Cutting
+            # it to nothing would tell as much, but then each commit extends the file: 110 us more.
+            page = writer.execute("PRAGMA page_size").fetchone()[0]
+            self._long = _LOG_HEADER + _CHECKPOINT_PAGES * (_FRAME_HEADER + page)
+            writer.execute(f"PRAGMA journal_size_limit = {self._long}")
             self._set_synchronous("FULL")
             _schema.prepare(writer, self.path)
         except BaseException:
@@ -212,9 +215,9 @@ class Connections:
         """Copy the log back once it is long; a reader in the way only puts that off."""
         with contextlib.suppress(OSError):
             size = os.stat(self._log).st_size
-            if size < self._checkpoint_at:
+            if size <= self._checkpoint_at:
                 return
-            self._checkpoint_at = _CHECKPOINT_PAGES * self._frame
+            self._checkpoint_at = self._long
             with contextlib.suppress(sqlite3.Error):  # the commit before it stands in any case
                 _, frames, copied = self._writer.execute(
                     "PRAGMA wal_checkpoint(PASSIVE)"
