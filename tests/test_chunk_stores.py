@@ -92,6 +92,16 @@ def test_importing_the_backends_is_cheap() -> None:
     assert subprocess.check_output([sys.executable, "-c", script], text=True).strip() == "[]"
 
 
+def test_the_kits_say_what_they_need() -> None:
+    """Without pytest, importing the kits names the extra to install."""
+    script = "import sys; sys.modules['pytest'] = None; import xenolect.testing"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "pip install 'xenolect[testing]'" in done.stderr
+
+
 def test_an_unknown_url_says_what_is_missing() -> None:
     """A URL whose driver is not installed is refused with its name."""
     with pytest.raises(StorageError, match="nosuch"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -69,7 +70,7 @@ def test_offers_are_made_by_name(tmp_path: Path) -> None:
     index = registry.make("index", "sqlite", options, "index")
     index.commit([Put("v", "a", 1)], actor="", at=0)
     index.close()
-    with sqlite3.connect(path) as db:
+    with contextlib.closing(sqlite3.connect(path)) as db:
         assert db.execute("PRAGMA page_size").fetchone() == (4096,)
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     with pytest.raises(InvalidError, match=r"index\.page_size"):
@@ -123,11 +124,22 @@ def test_commits_are_synced_and_batches_are_not(path: Path) -> None:
     """synchronous is FULL inside a commit and NORMAL inside a batch of measurements."""
     index = SqliteIndex(path)
     connections = index._connections
-    levels = []
-    for durable in (True, False, True):
-        with connections.writing(durable=durable) as db:
-            levels.append(db.execute("PRAGMA synchronous").fetchone()[0])
-    assert levels == [2, 1, 2]
+    statements: list[str] = []
+    connections._writer.set_trace_callback(statements.append)
+    for _ in range(2):
+        index.append_windows([Window("a", 0.0, 60.0, 1, 0)])
+        index.commit([Put("v", "a", 1)], actor="", at=0)
+    steps = [each.split("(")[0].strip() for each in statements]
+    assert [
+        each
+        for each in steps
+        if each.startswith(("PRAGMA", "BEGIN", "INSERT INTO w", "COMMIT"))
+        or "journal" in each
+        and "INSERT" in each
+    ] == [
+        *("PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE", "INSERT INTO windows", "COMMIT"),
+        *("PRAGMA synchronous = FULL", "BEGIN IMMEDIATE", "INSERT INTO journal", "COMMIT"),
+    ] * 2
     assert connections._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
     assert connections.feed.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
     with pytest.raises(sqlite3.OperationalError):
@@ -201,8 +213,11 @@ def test_damage_to_the_file_is_a_corrupt_error(path: Path) -> None:
     with path.open("r+b") as file:
         file.seek(8192)
         file.write(b"\xff" * 8192 * 3)
-    with pytest.raises(CorruptError, match="index.db is damaged"):
-        SqliteIndex(path).load()
+    with (
+        pytest.raises(CorruptError, match="index.db is damaged"),
+        contextlib.closing(SqliteIndex(path)) as index,
+    ):
+        index.load()
     path.write_bytes(b"this is not a database, but it is long enough to look at" * 100)
     with pytest.raises(CorruptError, match="damaged"):
         SqliteIndex(path)

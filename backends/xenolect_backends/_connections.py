@@ -105,7 +105,11 @@ class Connections:
             finally:
                 self._file_lock.release()
             self._checkpoint_at = self._long
-            self.feed = self._reader()
+            try:
+                self.feed = self._reader()
+            except BaseException:
+                self._writer.close()
+                raise
         except (sqlite3.Error, OSError) as error:
             self._file_lock.forget()
             raise_translated(error, path)
@@ -143,8 +147,12 @@ class Connections:
             check_same_thread=False,  # handed from thread to thread, one at a time
             timeout=self._busy_timeout,
         )
-        connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute(f"PRAGMA cache_size = {self._cache_nodes}")
+        try:
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute(f"PRAGMA cache_size = {self._cache_nodes}")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _reader(self) -> sqlite3.Connection:
