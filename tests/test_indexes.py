@@ -134,8 +134,7 @@ def test_commits_are_synced_and_batches_are_not(path: Path) -> None:
         each
         for each in steps
         if each.startswith(("PRAGMA", "BEGIN", "INSERT INTO w", "COMMIT"))
-        or "journal" in each
-        and "INSERT" in each
+        or ("journal" in each and "INSERT" in each)
     ] == [
         *("PRAGMA synchronous = NORMAL", "BEGIN IMMEDIATE", "INSERT INTO windows", "COMMIT"),
         *("PRAGMA synchronous = FULL", "BEGIN IMMEDIATE", "INSERT INTO journal", "COMMIT"),
