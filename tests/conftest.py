@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from xenolect import AgentContext, EmergenceManager, ProtocolVariant
+from xenolect import EmergenceManager
 from xenolect.testing import Clock
 
 
@@ -39,19 +39,3 @@ def manager(opened: Callable[..., EmergenceManager]) -> EmergenceManager:
     """A manager in memory."""
     return opened()
 
-
-def fleet(manager: EmergenceManager, size: int = 200, **capabilities: Any) -> list[str]:
-    """Register agents that all declare the same."""
-    names = [f"agent-{i}" for i in range(size)]
-    manager.agents.register_many([(n, AgentContext(capabilities)) for n in names])
-    return names
-
-
-def json_and_zstd(
-    manager: EmergenceManager, **zstd: Any
-) -> tuple[ProtocolVariant, ProtocolVariant]:
-    """A baseline that speaks json, and a proposed variant that speaks zstd."""
-    base = manager.variants.propose("plain JSON", {"wire": "json"}, id="json")
-    base = manager.variants.activate(base)
-    canary = manager.variants.propose("zstd", {"wire": "zstd"}, id="zstd", **zstd)
-    return base, canary

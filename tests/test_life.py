@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from conftest import fleet, json_and_zstd
+from tests.fleets import fleet, json_and_zstd
 
 from xenolect import (
     AgentContext,

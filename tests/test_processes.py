@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import fleet, json_and_zstd
-from worker import Worker
+from tests.fleets import fleet, json_and_zstd
+from tests.worker import Worker
 
 from xenolect import EmergenceManager, VariantStatus
 

@@ -142,7 +142,7 @@ class Canaries:
             ]
 
         runtime.commit_retrying(build, actor="canary start")
-        self._join_all()
+        self.join()
         expected = document["expected"]
         runtime.tell(
             "canary.started", current.id, control=document["control_id"], expected_decision=expected
@@ -335,7 +335,8 @@ class Canaries:
 
     # -- the leader -------------------------------------------------------------------------------
 
-    def _join_all(self) -> None:
+    def join(self) -> None:
+        """Take this process's place in rollouts it has not joined yet."""
         for rollout in list(self._rollouts.values()):
             if not rollout.joined:
                 self._join(rollout)
@@ -384,7 +385,7 @@ class Canaries:
         if not self._rollouts:
             return
         with self._folding:
-            self._join_all()
+            self.join()
             now = self._runtime.clock()
             for rollout in list(self._rollouts.values()):
                 if self._leads(rollout, now):
@@ -401,7 +402,7 @@ class Canaries:
         """Health checks that are due, by the leader of each rollout."""
         due: list[tuple[Rollout, bool]] = []
         with self._folding:
-            self._join_all()
+            self.join()
             for rollout in list(self._rollouts.values()):
                 if not self._leads(rollout, now):
                     continue

@@ -224,7 +224,7 @@ class Selector:
         if structure.routes and not runtime.stale:
             index, reason, permit = self._route(structure, mask, winner, reason, agent_id, session)
         if permit is None and index == winner and self._breakers.shut:
-            probe = self._probe(structure, mask, scores, winner)
+            probe = self._probe(structure, mask)
             if probe is not None:
                 index, permit = probe
                 reason = Reason.BEST
@@ -307,13 +307,11 @@ class Selector:
                 reason = Reason.CONTROL
         return winner, reason, None
 
-    def _probe(
-        self, structure: Structure, mask: Mask, scores: Sequence[float], winner: int
-    ) -> tuple[int, Any] | None:
-        """A permit of a half-open active variant that would otherwise win."""
+    def _probe(self, structure: Structure, mask: Mask) -> tuple[int, Any] | None:
+        """A permit of a half-open active variant: few calls, whatever its score, so that it heals."""
         for i in mask.eligible:
             variant_id = structure.variants[i].id
-            if variant_id in self._shut and scores[i] >= scores[winner]:
+            if variant_id in self._shut:
                 permit = self._breakers.claim(variant_id)
                 if permit is not None:
                     return i, permit

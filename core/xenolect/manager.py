@@ -369,6 +369,8 @@ class EmergenceManager:
         now = runtime.clock()
         performance = runtime.performance
         late = _late(metrics.timestamp, now, runtime.config.metrics.lateness)
+        if not runtime.background:
+            self.canaries.join()
         with performance.fold:
             performance.add(current.id, metrics, failures, now, agent_id)
             if not late:
