@@ -137,7 +137,8 @@ def execute(instances: dict[str, Any], text: str) -> dict[str, Any]:
     session adds to it, and the trace shows it so.
     """
     call = ast.parse(text, mode="eval").body
-    assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name), text
+    assert isinstance(call, ast.Call), text
+    assert isinstance(call.func, ast.Name), text
     tool = call.func.id
     # the last suite that has the method wins, as in the package's own executor
     suite = [name for name, instance in instances.items() if hasattr(instance, tool)][-1]

@@ -126,7 +126,9 @@ def _bounded(value: Any) -> list[tuple[str, Any]]:
 
 def _plain(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
-        return len(value) <= _MOST and all(_plain(i) and not isinstance(i, (list, tuple)) for i in value)
+        return len(value) <= _MOST and all(
+            _plain(i) and not isinstance(i, (list, tuple)) for i in value
+        )
     if isinstance(value, str):
         return len(value) <= _LONGEST
     return isinstance(value, bool) or (isinstance(value, int) and abs(value) < 2**63)
@@ -138,4 +140,6 @@ def _number(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     """Printable text of at most 256 characters, or ""."""
-    return value if isinstance(value, str) and len(value) <= _LONGEST and value.isprintable() else ""
+    return (
+        value if isinstance(value, str) and len(value) <= _LONGEST and value.isprintable() else ""
+    )

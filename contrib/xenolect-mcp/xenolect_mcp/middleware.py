@@ -18,13 +18,13 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from xenolect import Agent, EmergenceError, Reason, Selection, VariantStatus
-
 from xenolect_mcp.asgi import SCOPE
 from xenolect_mcp.identity import EXT, session_of
 from xenolect_mcp.identity import agent as agent_of
 
 if TYPE_CHECKING:
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
+
     from xenolect import EmergenceManager
 
 __all__ = ["EmergenceMiddleware", "current_selection"]
@@ -120,9 +120,7 @@ class EmergenceMiddleware:
             self._warn("no variant could be selected, the call passes through", error)
             return None
 
-    def _followed(
-        self, ctx: ServerRequestContext[Any, Any], selection: Selection
-    ) -> Selection:
+    def _followed(self, ctx: ServerRequestContext[Any, Any], selection: Selection) -> Selection:
         named = (ctx.meta or {}).get(EXT)
         wanted = named.get("variant") if isinstance(named, Mapping) else None
         if not isinstance(wanted, str):

@@ -25,9 +25,13 @@ __all__ = ["LIMIT", "Coding", "DecodeError", "Dictionaries", "Dictionary", "deco
 LIMIT = 16 * 1024 * 1024
 """Bytes a decoded body may have unless told otherwise."""
 
-WINDOW = 8 * 1024 * 1024  # the window RFC 9842 asks every reader to support; larger ones are refused
+WINDOW = (
+    8 * 1024 * 1024
+)  # the window RFC 9842 asks every reader to support; larger ones are refused
 MAGIC = bytes.fromhex("5e2a4d1820000000")  # a skippable frame of 32 bytes
-STEP = 64  # compressed bytes fed at a time where no size is declared: at most 2 MiB come out of them
+STEP = (
+    64  # compressed bytes fed at a time where no size is declared: at most 2 MiB come out of them
+)
 
 
 class DecodeError(ValueError):
@@ -151,20 +155,22 @@ def encode(
 
 
 def decode(
-    body: bytes, token: str, dictionaries: Dictionaries | None = None, limit: int = LIMIT
+    body: bytes, coding: str, dictionaries: Dictionaries | None = None, limit: int = LIMIT
 ) -> bytes:
     """Undo ``encode`` by the content coding's name. DecodeError says what is wrong or missing."""
-    token = token.strip().lower()
-    if token in ("", "identity"):
+    coding = coding.strip().lower()
+    if coding in ("", "identity"):
         if len(body) > limit:
             raise DecodeError(f"the body has {len(body)} bytes, the limit is {limit}")
         return body
-    if token == "zstd":
+    if coding == "zstd":
         return _inflate(body, None, limit)
-    if token != "dcz":
-        raise DecodeError(f"content coding {token!r} is unknown; known are identity, zstd and dcz")
+    if coding != "dcz":
+        raise DecodeError(f"content coding {coding!r} is unknown; known are identity, zstd and dcz")
     if body[: len(MAGIC)] != MAGIC or len(body) < len(MAGIC) + 32:
-        raise DecodeError("a dcz body begins with the frame that names its dictionary; this one does not")
+        raise DecodeError(
+            "a dcz body begins with the frame that names its dictionary; this one does not"
+        )
     digest = body[len(MAGIC) : len(MAGIC) + 32]
     dictionary = dictionaries.find(digest) if dictionaries is not None else None
     if dictionary is None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
-import subprocess
 import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import attrs
 import httpx2
@@ -62,7 +62,7 @@ class Clients:
         self.generations: dict[int, Dictionary] = {}
         self.hear: Callable[[bytes], None] | None = None
 
-    async def __aenter__(self) -> Clients:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -86,7 +86,9 @@ class Clients:
             if generation <= member.dictionary
         )
 
-    def writes(self, member: Member, changes: Mapping[str, Any]) -> tuple[Coding, Dictionary | None]:
+    def writes(
+        self, member: Member, changes: Mapping[str, Any]
+    ) -> tuple[Coding, Dictionary | None]:
         """How a member writes its requests under a variant.
 
         With the variant's dictionary if it has it, else with its newest: the server keeps the older ones.
@@ -98,9 +100,7 @@ class Clients:
         wanted = known.get(changes["dictionary"])
         if wanted is not None:
             return coding, wanted
-        newest = max(
-            (g for g in self.generations if g <= member.dictionary), default=None
-        )
+        newest = max((g for g in self.generations if g <= member.dictionary), default=None)
         return (coding, self.generations[newest]) if newest is not None else (Coding.ZSTD, None)
 
     async def call(self, member: Member, call: Call, ticket: Ticket, exchange: Exchange) -> bool:
@@ -181,7 +181,6 @@ class Server:
     """The server's process, seen from here."""
 
     url: str
-    process: subprocess.Popen[str]
 
     async def status(self, http: httpx2.AsyncClient) -> Mapping[str, Any]:
         """Its revision, and how often it agreed."""
@@ -201,28 +200,25 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(store: str, epoch: float, speed: float) -> AsyncIterator[Server]:
+async def serving(store: str, epoch: float, policy: Mapping[str, Any]) -> AsyncIterator[Server]:
     """Start the server on the store, in another process; end it with the block."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "xenolect_mcp.demo.server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "xenolect_mcp.demo.server", stdin=PIPE, stdout=PIPE
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     try:
-        options = {"store": store, "epoch": epoch, "speed": speed}
-        process.stdin.write(json.dumps(options) + "\n")
-        process.stdin.flush()
-        line = await asyncio.to_thread(process.stdout.readline)
+        options = {"store": store, "epoch": epoch, "policy": policy}
+        process.stdin.write(json.dumps(options).encode() + b"\n")
+        await process.stdin.drain()
+        line = await process.stdout.readline()
         if not line:
             raise RuntimeError("the demo's server did not start; its message is above")
-        yield Server(f"http://127.0.0.1:{json.loads(line)['port']}", process)
+        yield Server(f"http://127.0.0.1:{json.loads(line)['port']}")
     finally:
         process.stdin.close()
         try:
-            await asyncio.to_thread(process.wait, 5.0)
-        except subprocess.TimeoutExpired:
+            await asyncio.wait_for(process.wait(), 5.0)
+        except TimeoutError:
             process.kill()
-            process.wait()
-        process.stdout.close()
+            await process.wait()

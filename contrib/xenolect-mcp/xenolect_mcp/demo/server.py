@@ -177,24 +177,31 @@ def build(manager: EmergenceManager) -> Any:
 async def _serve(options: Mapping[str, Any]) -> None:
     from xenolect import EmergenceManager
 
-    clock = scaled(options["epoch"], options["speed"])
-    with EmergenceManager.open(options["store"], clock=clock, actor="demo server") as manager:
-        # IPPROTO_TCP, because asyncio turns Nagle's algorithm off only for sockets that say so: without
-        # it each call waits 40 ms for a delayed acknowledgement
-        with socket.socket(proto=socket.IPPROTO_TCP) as listener:
-            listener.bind(("127.0.0.1", 0))
-            config = uvicorn.Config(build(manager), log_level="error", access_log=False)
-            server = uvicorn.Server(config)
-            serving = asyncio.create_task(server.serve(sockets=[listener]))
-            while not server.started:
-                if serving.done():
-                    await serving
-                    return
-                await asyncio.sleep(0.005)
-            print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
-            await asyncio.to_thread(sys.stdin.read)
-            server.should_exit = server.force_exit = True
-            await serving
+    policy = options["policy"]
+    # IPPROTO_TCP, because asyncio turns Nagle's algorithm off only for sockets that say so: without
+    # it each call waits 40 ms for a delayed acknowledgement
+    with (
+        EmergenceManager.open(
+            options["store"],
+            clock=scaled(options["epoch"], float(policy["speed"])),
+            scoring=policy["scoring"],
+            actor="demo server",
+        ) as manager,
+        socket.socket(proto=socket.IPPROTO_TCP) as listener,
+    ):
+        listener.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(build(manager), log_level="error", access_log=False)
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        while not server.started:
+            if serving.done():
+                await serving
+                return
+            await asyncio.sleep(0.005)
+        print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
+        await asyncio.to_thread(sys.stdin.read)
+        server.should_exit = server.force_exit = True
+        await serving
 
 
 def main() -> None:
