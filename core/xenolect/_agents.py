@@ -52,6 +52,9 @@ class Agents:
         """The agent as of now; AgentNotFoundError."""
         agent = self._runtime.agents.get(agent_id)
         if agent is None:
+            self._runtime.catch_up()  # another process may have registered it a moment ago
+            agent = self._runtime.agents.get(agent_id)
+        if agent is None:
             raise AgentNotFoundError(
                 f"no agent is registered as {agent_id!r}; register it, or pass an Agent"
             )

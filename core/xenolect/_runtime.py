@@ -162,6 +162,9 @@ class Runtime:
         """The variant as of now; VariantNotFoundError names near ids."""
         variant_id = self.id_of(variant)
         found = self.variants.get(variant_id)
+        if found is None and not self.closed:
+            self.catch_up()  # another process may have proposed it a moment ago
+            found = self.variants.get(variant_id)
         if found is None:
             import difflib
 
