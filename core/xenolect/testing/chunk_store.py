@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
 from abc import ABC, abstractmethod
@@ -88,6 +89,14 @@ class ChunkStoreTests(ABC):
         made = self.make(place)
         yield made
         made.close()
+
+    @pytest.fixture
+    def hurried(self) -> Iterator[None]:
+        """Threads change places every few microseconds, so that gaps between two steps are found."""
+        usual = sys.getswitchinterval()
+        sys.setswitchinterval(1e-6)
+        yield
+        sys.setswitchinterval(usual)
 
     # -- one at a time ----------------------------------------------------------------------------
 
@@ -227,7 +236,7 @@ class ChunkStoreTests(ABC):
         assert second.get("a") == b"kept"
         second.close()
 
-    def test_a_race_has_one_winner(self, place: Path) -> None:
+    def test_a_race_has_one_winner(self, place: Path, hurried: None) -> None:
         """Of several who create one key at the same time exactly one succeeds, and its bytes stay."""
         stores = [self.make(place) for _ in range(self.threads)]
         for number in range(self.rounds):
