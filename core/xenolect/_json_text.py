@@ -55,7 +55,9 @@ def _is_leaf(value: Any, path: Path) -> bool:
         return True
     if isinstance(value, int):
         if not -_INT <= value < _INT:
-            raise InvalidError(f"{_show(path)}: {value:#x} does not fit in 64 bits; write it as text")
+            raise InvalidError(
+                f"{_show(path)}: {value:#x} does not fit in 64 bits; write it as text"
+            )
         return True
     if isinstance(value, float):
         if value - value != 0.0:

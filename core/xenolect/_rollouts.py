@@ -166,8 +166,7 @@ class Canaries:
         return 1 if last is None else int(last["attempt"]) + 1
 
     def _process_count(self) -> int:
-        now = self._runtime.clock()
-        return max(1, len(self._runtime.index.leases("process/", now)))
+        return max(1, len(self._runtime.index.leases("process/", self._runtime.alive())))
 
     def _restart(self, updated: ProtocolVariant) -> Sequence[Change]:
         """The changes that begin a rollout anew because its content was edited."""
@@ -344,9 +343,9 @@ class Canaries:
     def _join(self, rollout: Rollout) -> None:
         """Find this process's place: leader, a seat of local evidence, or neither."""
         runtime = self._runtime
-        now = runtime.clock()
+        now = runtime.alive()
         with self._folding:
-            leads = self._leads(rollout, now)
+            leads = self._leads(rollout)
             acts = leads
             if rollout.processes > 1:
                 acts = any(
@@ -368,13 +367,14 @@ class Canaries:
                 if acts and verdict == Verdict.ROLLBACK:
                     self._prove(rollout, evidence)
 
-    def _leads(self, rollout: Rollout, now: float) -> bool:
-        lease = self._runtime.index.lease(f"leader/{rollout.id}", self._runtime.boot, now, LEASE)
+    def _leads(self, rollout: Rollout) -> bool:
+        boot, now = self._runtime.boot, self._runtime.alive()
+        lease = self._runtime.index.lease(f"leader/{rollout.id}", boot, now, LEASE)
         return lease.holder == self._runtime.boot
 
     def leave(self) -> None:
         """Give leader leases back, so that another process can lead at once."""
-        now = self._runtime.clock()
+        now = self._runtime.alive()
         for rollout in list(self._rollouts.values()):
             if rollout.joined:
                 name = f"leader/{rollout.id}"
@@ -386,9 +386,8 @@ class Canaries:
             return
         with self._folding:
             self.join()
-            now = self._runtime.clock()
             for rollout in list(self._rollouts.values()):
-                if self._leads(rollout, now):
+                if self._leads(rollout):
                     self._fold(rollout)
 
     def _fold(self, rollout: Rollout) -> None:
@@ -404,7 +403,7 @@ class Canaries:
         with self._folding:
             self.join()
             for rollout in list(self._rollouts.values()):
-                if not self._leads(rollout, now):
+                if not self._leads(rollout):
                     continue
                 self._fold(rollout)
                 state = rollout.state.state

@@ -203,7 +203,7 @@ class EmergenceManager:
                 runtime.mode = Mode(config.mode)
             manager._serving = process
             if process:
-                manager._renew(runtime.clock())
+                manager._renew()
             runtime.start()
         except BaseException:
             runtime.closed = True
@@ -223,7 +223,7 @@ class EmergenceManager:
             runtime.flush()
             self.canaries.leave()
             if self._serving:
-                runtime.index.lease(f"process/{runtime.boot}", runtime.boot, runtime.clock(), 0.0)
+                runtime.index.lease(f"process/{runtime.boot}", runtime.boot, runtime.alive(), 0.0)
         finally:
             runtime.close()
 
@@ -441,14 +441,15 @@ class EmergenceManager:
 
     def _tick(self, now: float) -> None:
         if self._serving:
-            self._renew(now)
+            self._renew()
         self._breakers.tick()
         self._runtime.performance.decay(now)
         self.canaries.tick(now)
 
     _renewed = float("-inf")
 
-    def _renew(self, now: float) -> None:
+    def _renew(self) -> None:
+        now = self._runtime.alive()
         if now - self._renewed >= PROCESS_LEASE / 3:
             self._renewed = now
             boot = self._runtime.boot
@@ -506,7 +507,7 @@ class EmergenceManager:
                 for (kind, key), fact in list(runtime.facts.items())
                 if kind == "safe_mode" and fact.value
             ),
-            "processes": len(runtime.index.leases("process/", runtime.clock())),
+            "processes": len(runtime.index.leases("process/", runtime.alive())),
             "measurements": {
                 "pending": runtime.performance.pending,
                 "rejected": runtime.performance.rejected,

@@ -1,0 +1,334 @@
+"""Chunks and manifests in the object store: sealed on the way in, checked on the way out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Any
+
+from xenolect import _envelope
+from xenolect._envelope import CHUNK, MANIFEST, MIRROR, Header
+from xenolect._manifest import FORMAT, Content, Entry, Link, Manifest, assemble, rows
+from xenolect.errors import CorruptError, DuplicateError, NotFoundError, StorageError
+from xenolect.facts import Put, canonical
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from xenolect._states import Door
+    from xenolect.interfaces import Buffer
+
+__all__ = ["STORE", "Objects"]
+
+STORE = "store.json"
+_CACHED = 65_536
+"""Table entries kept in memory, about 20 MB."""
+_MANIFEST_MAX = 256 * 1024 * 1024
+_CHAIN_MAX = 1024
+"""Manifests followed before a chain counts as damaged; a healthy one has 64."""
+
+
+class Objects:
+    """What the state store keeps under ``variants/<id>/state/``. Safe for threads."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._lock = threading.Lock()
+        self._tables: OrderedDict[str, Content] = OrderedDict()
+        self._entries = 0
+        self._store: bytes | None = None
+
+    def after_fork(self) -> None:
+        """Locks belong to the parent's threads."""
+        self._lock = threading.Lock()
+
+    # -- the store's identity ---------------------------------------------------------------------
+
+    def identity(self) -> bytes:
+        """The store's id, 16 bytes; written to ``store.json`` once. StorageError on a mix-up."""
+        if self._store is not None:
+            return self._store
+        known = self._door.fact("setting", "store")
+        chosen = known.value["id"] if known is not None and known.value else self._door.token(16)
+        document = {
+            "format": FORMAT,
+            "id": chosen,
+            "chunk_size": self._door.config.state.chunk_size,
+        }
+        try:
+            data = self._door.chunks.get(STORE)
+        except NotFoundError:
+            data = canonical(document).encode()
+            try:
+                self._door.chunks.put(STORE, data)
+            except DuplicateError:
+                data = self._door.chunks.get(STORE)
+        try:
+            found = json.loads(data)
+            store, number = bytes.fromhex(found["id"]), found["format"]
+        except (ValueError, TypeError, LookupError) as cause:
+            raise CorruptError(
+                f"{STORE} is damaged ({cause!r}); put a copy back, or remove it and it is written anew",
+                key=STORE,
+                offset=0,
+            ) from cause
+        if number != FORMAT:
+            raise StorageError(
+                f"{STORE} says format {number}, this release reads {FORMAT}; upgrade xenolect"
+            )
+        if known is not None and known.value and known.value["id"] != store.hex():
+            raise StorageError(
+                f"{STORE} is of store {store.hex()}, the index is of store {known.value['id']}; "
+                f"correct chunks.url or [index] so that both belong together"
+            )
+        self._store = store
+        return store
+
+    def introduce(self) -> list[Put]:
+        """The change that makes the index know the store's id; none if it does."""
+        if self._door.fact("setting", "store") is not None:
+            return []
+        return [Put("setting", "store", {"id": self.identity().hex(), "format": FORMAT}, 0)]
+
+    # -- chunks -----------------------------------------------------------------------------------
+
+    def put_chunk(
+        self,
+        variant_id: str,
+        sequence: int,
+        position: int,
+        plain: Buffer,
+        digest: bytes,
+        write: str,
+    ) -> Entry:
+        """Store one chunk under a name that was never used."""
+        door = self._door
+        # A sealed store does not tell the digests of its contents by the names of its objects.
+        known = digest.hex()[:16] if door.cipher.id == _envelope.PLAIN else door.token(8)
+        name = f"chunk_{known}-{door.token(8)}.bin"
+        header = self._header(CHUNK, variant_id, sequence, position, len(plain), write)
+        data = _envelope.seal(
+            header, plain, _bound(name, digest), door.cipher, door.config.state.compression
+        )
+        self._publish(_key(variant_id, name), data)
+        return Entry(name, 0, len(data), digest)
+
+    def get_chunk(
+        self, variant_id: str, position: int, entry: Entry, target: memoryview, *, tag: bool = False
+    ) -> bool:
+        """Fill ``target`` with one chunk, checked; CorruptError, and zeros in ``target`` then.
+
+        With ``tag`` the cipher's tag vouches for the digest that is bound to it and nothing is hashed;
+        a chunk that no cipher sealed is hashed all the same. True where it was hashed.
+        """
+        key = _key(variant_id, entry.object)
+        try:
+            data = self._fetch(key, entry)
+            header = _envelope.unseal_into(
+                data, target, _bound(entry.object, entry.digest), self._door.cipher, key, CHUNK
+            )
+            if header.variant_id != variant_id or header.position != position:
+                raise CorruptError(
+                    f"{key} is chunk {header.position} of {header.variant_id!r}, expected chunk "
+                    f"{position} of {variant_id!r}: objects were swapped",
+                    key=key,
+                    offset=entry.offset,
+                )
+            if tag and header.cipher != _envelope.PLAIN:
+                return False
+            found = hashlib.sha256(target).digest()
+            if found != entry.digest:
+                raise CorruptError(
+                    f"{key} (chunk {position} of {variant_id!r}) is not what was written; "
+                    f"`xenolect state repair` looks for another copy",
+                    key=key,
+                    offset=entry.offset,
+                    expected=entry.digest.hex(),
+                    found=found.hex(),
+                )
+        except CorruptError:
+            target[:] = bytes(len(target))
+            raise
+        return True
+
+    def _fetch(self, key: str, entry: Entry) -> Buffer:
+        try:
+            if entry.offset:
+                data = self._door.chunks.get_range(key, entry.offset, entry.offset + entry.length)
+            else:
+                data = self._door.chunks.get(key)
+        except NotFoundError as cause:
+            raise CorruptError(
+                f"{key} is missing; `xenolect state repair` looks for another copy",
+                key=key,
+                offset=entry.offset,
+                expected=entry.digest.hex(),
+            ) from cause
+        if len(data) != entry.length:
+            raise CorruptError(
+                f"{key} has {len(data)} bytes, {entry.length} were written",
+                key=key,
+                offset=entry.offset,
+                expected=str(entry.length),
+                found=str(len(data)),
+            )
+        return data
+
+    # -- manifests --------------------------------------------------------------------------------
+
+    def put_manifest(self, manifest: Manifest) -> Link:
+        """Store a manifest as ``<seq>.json``; where a writer that died or lost left that name, beside it."""
+        plain = manifest.encode()
+        stem = f"{manifest.sequence:08d}"
+        names = [f"{stem}.json", f"{stem}-{self._door.token(8)}.json"]
+        for name in names:
+            key = _key(manifest.variant_id, name)
+            data = _envelope.seal(
+                self._header(
+                    MANIFEST, manifest.variant_id, manifest.sequence, 0, len(plain), manifest.write
+                ),
+                plain,
+                key.encode(),
+                self._door.cipher,
+                self._door.config.state.compression,
+            )
+            try:
+                self._publish(key, data)
+            except DuplicateError:
+                if name == names[-1]:
+                    raise
+                continue
+            break
+        return Link(key, hashlib.sha256(data).hexdigest())
+
+    def manifest(self, variant_id: str, link: Link) -> Manifest:
+        """Read a manifest that is what its link says; CorruptError."""
+        try:
+            data = self._door.chunks.get(link.key)
+        except NotFoundError as cause:
+            raise CorruptError(
+                f"{link.key} is missing; restore an older version or a backup",
+                key=link.key,
+                expected=link.sha256,
+            ) from cause
+        found = hashlib.sha256(data).hexdigest()
+        if found != link.sha256:
+            raise CorruptError(
+                f"{link.key} is not what was written; restore an older version or a backup",
+                key=link.key,
+                offset=0,
+                expected=link.sha256,
+                found=found,
+            )
+        plain = _envelope.unseal(
+            data, _MANIFEST_MAX, link.key.encode(), self._door.cipher, link.key, MANIFEST
+        )
+        manifest = Manifest.decode(plain, link.key)
+        if manifest.variant_id != variant_id:
+            raise CorruptError(
+                f"{link.key} is of {manifest.variant_id!r}, expected {variant_id!r}", key=link.key
+            )
+        return manifest
+
+    def content(self, variant_id: str, link: Link, *, fresh: bool = False) -> Content:
+        """A version's whole table; ``fresh`` reads every manifest again. CorruptError."""
+        chain: list[Manifest] = []
+        at: Link | None = link
+        base: Sequence[Entry] | None = None
+        while at is not None:
+            cached = None if fresh else self._cached(at)
+            if cached is not None:
+                if not chain:
+                    return cached
+                base = cached.table
+                break
+            if len(chain) > _CHAIN_MAX:
+                raise CorruptError(f"{link.key} has no end of parents", key=link.key)
+            chain.append(self.manifest(variant_id, at))
+            at = chain[-1].parent
+        content = assemble(chain, link, base)
+        self.remember(content)
+        return content
+
+    def _cached(self, link: Link) -> Content | None:
+        with self._lock:
+            found = self._tables.get(link.key)
+            if found is None or found.link != link:
+                return None
+            self._tables.move_to_end(link.key)
+            return found
+
+    def remember(self, content: Content) -> None:
+        """Keep a table, and let go of the ones not used for longest."""
+        with self._lock:
+            old = self._tables.pop(content.link.key, None)
+            self._entries += len(content.table) - (len(old.table) if old else 0)
+            self._tables[content.link.key] = content
+            while self._entries > _CACHED and len(self._tables) > 1:
+                _, gone = self._tables.popitem(last=False)
+                self._entries -= len(gone.table)
+
+    # -- the mirror -------------------------------------------------------------------------------
+
+    def put_mirror(self, variant_id: str, head: dict[str, Any], content: Content | None) -> None:
+        """Write ``index.json`` with the newest version and its whole table, unless a newer one is there."""
+        key = _key(variant_id, "index.json")
+        version = head["version"]
+        try:
+            start = self._door.chunks.get_range(key, 0, _envelope.HEADER_MAX)
+            written = Header.decode(start, key)[0].sequence
+        except (NotFoundError, CorruptError):
+            written = 0
+        if written >= version:
+            return
+        document = {
+            "format": FORMAT,
+            "variant": variant_id,
+            "version": version,
+            "ref": head["ref"],
+            "manifest": content and list(content.link),
+            "chunk_size": content and content.manifest.chunk_size,
+            "chunks": rows(enumerate(content.table)) if content else [],
+        }
+        plain = canonical(document).encode()
+        header = self._header(MIRROR, variant_id, version, 0, len(plain), self._door.token(8))
+        data = _envelope.seal(
+            header, plain, key.encode(), self._door.cipher, self._door.config.state.compression
+        )
+        self._door.chunks.put(key, data, if_absent=False)
+
+    # -- shared -----------------------------------------------------------------------------------
+
+    def _header(
+        self, kind: int, variant_id: str, sequence: int, position: int, plain: int, write: str
+    ) -> Header:
+        written_at = max(0, int(self._door.clock() * 1000))
+        return Header(
+            kind,
+            self.identity(),
+            bytes.fromhex(write),
+            variant_id,
+            sequence,
+            position,
+            plain,
+            written_at,
+        )
+
+    def _publish(self, key: str, data: bytes) -> None:
+        """Create an object. A name that exists with these very bytes is our own lost answer."""
+        try:
+            self._door.chunks.put(key, data)
+        except DuplicateError:
+            if self._door.chunks.get(key) != data:
+                raise
+
+
+def _key(variant_id: str, name: str) -> str:
+    return f"variants/{variant_id}/state/{name}"
+
+
+def _bound(name: str, digest: bytes) -> bytes:
+    """What a chunk is bound to besides its header: its name and the digest of its content."""
+    return name.encode() + b"\0" + digest
