@@ -52,8 +52,8 @@ class StreamSource:
     """A binary file object, read once from where it stands."""
 
     kind = "stream"
-    size = None
-    fixed = None
+    size: int | None = None
+    fixed: memoryview | None = None
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -109,8 +109,8 @@ class JsonSource:
     """A JSON value; it must not be changed until the put is done."""
 
     kind = "json"
-    size = None
-    fixed = None
+    size: int | None = None
+    fixed: memoryview | None = None
 
     def __init__(self, value: Any) -> None:
         self._value = value

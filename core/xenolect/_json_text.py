@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NoReturn
+from typing import Any
 
 from xenolect._validate import DEPTH
 from xenolect.errors import InvalidError
@@ -141,7 +141,7 @@ def _pieces(value: Any, big: set[int]) -> Iterator[str]:
     yield "}" if mapping else "]"
 
 
-def _find_surrogate(value: Any, path: Path) -> NoReturn | None:
+def _find_surrogate(value: Any, path: Path) -> None:
     """Raise InvalidError at the first text that is not; only called when there is one."""
     if isinstance(value, str):
         try:
@@ -157,7 +157,6 @@ def _find_surrogate(value: Any, path: Path) -> NoReturn | None:
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             _find_surrogate(item, (path, i))
-    return None
 
 
 def _show(path: Path) -> str:

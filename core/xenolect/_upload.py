@@ -7,25 +7,20 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from xenolect._state_workers import INLINE, THREADS, Workers
 from xenolect.errors import EmergenceError, LimitError
 from xenolect.units import format_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from concurrent.futures import Future, ThreadPoolExecutor
+    from concurrent.futures import Future
 
     from xenolect._chunking import Source
     from xenolect._manifest import Entry
     from xenolect._state_objects import Objects
     from xenolect.interfaces import Buffer, ChunkStore
 
-__all__ = ["INLINE", "WORKERS", "Progress", "Upload", "check_size"]
-
-WORKERS = 4
-"""Threads: two hash and compress while others wait for the disk (see the measured table in
-``docs/format.md``)."""
-INLINE = 2
-"""Chunks handled by the calling thread before others are asked to help."""
+__all__ = ["Progress", "Upload", "check_size"]
 
 Progress = Callable[[int, int | None], object] | None
 """Told how many bytes are done, and of how many where that is known."""
@@ -49,14 +44,14 @@ class Upload:
         sequence: int,
         parent: Sequence[Entry],
         write: str,
-        pool: Callable[[], ThreadPoolExecutor],
+        workers: Workers,
     ) -> None:
         self._objects = objects
         self._variant_id = variant_id
         self._sequence = sequence
         self._parent = parent
         self._write = write
-        self._pool = pool
+        self._workers = workers
         self._stored: list[str] = []
         self.changed = False
 
@@ -94,13 +89,13 @@ class Upload:
                 if position < INLINE:
                     table.append(self.store(position, chunk))
                 else:
-                    waiting.append(self._pool().submit(self.store, position, chunk))
+                    waiting.append(self._workers.submit(self.store, position, chunk))
                 if source.fixed is None:
                     whole.update(chunk)
                 elif self.changed:
                     whole.update(source.fixed[hashed:size])
                     hashed = size
-                if len(waiting) >= 2 * WORKERS:
+                if len(waiting) >= 2 * THREADS:
                     table.append(waiting.popleft().result())
                 if progress is not None:
                     progress(size, source.size)

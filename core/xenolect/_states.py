@@ -1,0 +1,471 @@
+"""``manager.states``: the state of each variant, in immutable versions.
+
+A version becomes true in one index commit; everything it refers to is durable before. A process that
+dies earlier leaves objects nobody refers to, and the old state whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Protocol
+
+import attrs
+
+from xenolect._chunking import Source, source_of
+from xenolect._codec import state_ref_from_json
+from xenolect._manifest import Content, Entry, root_of
+from xenolect._patching import Patch
+from xenolect._state_mirrors import Mirrors
+from xenolect._state_objects import Objects
+from xenolect._state_reader import StateReader
+from xenolect._state_versions import Draft, Fenced, Moved, Versions, link_of
+from xenolect._state_workers import Workers
+from xenolect._upkeep import Collected, Report, Upkeep
+from xenolect._upload import Progress, Upload, check_size
+from xenolect.errors import ConflictError, InvalidError, LimitError
+from xenolect.facts import Change, Fact
+from xenolect.model import ProtocolVariant, StateRef
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from xenolect.config import Config
+    from xenolect.interfaces import ChunkStore, Cipher
+
+__all__ = ["Door", "ReadReport", "States"]
+
+_RETRIES = 32
+_QUEUED = 64
+
+
+class Door(Protocol):
+    """What the state store needs of the open manager."""
+
+    chunks: ChunkStore
+    cipher: Cipher
+    config: Config
+    facts: dict[tuple[str, str], Fact]
+
+    def clock(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def token(self, size: int, /) -> str:
+        """Random bytes in hex."""
+        ...
+
+    def fact(self, kind: str, key: str, /) -> Fact | None:
+        """A fact as of the last applied revision."""
+        ...
+
+    def variant(self, variant: Any, /) -> ProtocolVariant:
+        """The variant as of now; VariantNotFoundError."""
+        ...
+
+    def commit_retrying(self, build: Callable[[], Sequence[Change]], *, actor: str = "") -> int:
+        """Commit what ``build`` decides on the newest facts; what it raises comes out."""
+        ...
+
+    def catch_up(self) -> None:
+        """Apply what others committed."""
+        ...
+
+    def tell(self, kind: str, variant_id: str | None = None, /, **detail: Any) -> None:
+        """Queue an event."""
+        ...
+
+    def later(self, job: Callable[[], None], /) -> None:
+        """Run a job soon, off the caller's path where there is a thread."""
+        ...
+
+    def settle(self) -> None:
+        """Without a thread, finish in the call what the thread would do."""
+        ...
+
+
+@attrs.frozen
+class ReadReport:
+    """What ``read_into`` read and how it was checked.
+
+    ``sha256``: chunks whose SHA-256 was computed; ``tag``: chunks whose cipher's tag, bound to the
+    SHA-256, was checked.
+    """
+
+    ref: StateRef
+    bytes: int
+    sha256: int
+    tag: int
+
+
+class States:
+    """The states of one manager. Every call takes a variant or its id."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        self._objects = Objects(door)
+        self._versions = Versions(door, self._objects)
+        self._upkeep = Upkeep(door, self._objects, self._versions)
+        self._renew()
+
+    def _renew(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.RLock()
+        self._locks: dict[str, threading.RLock] = {}
+        self._workers = Workers()
+        self._mirrors = Mirrors(self._objects, self._versions)
+        self._queue: ThreadPoolExecutor | None = None
+        self._queued = 0
+
+    def _enter(self, variant: Any) -> str:
+        """The variant's id; in a forked child the parent's locks and threads are left behind."""
+        if os.getpid() != self._pid:
+            self._objects.after_fork()
+            self._renew()
+        return self._door.variant(variant).id
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def put(
+        self,
+        variant: Any,
+        state: Any,
+        expected_version: int | None = None,
+        progress: Progress = None,
+    ) -> StateRef:
+        """Store a JSON value, bytes or a binary file object as the variant's next state version.
+
+        Files are streamed: at most a few chunks are in memory. Chunks equal to the parent's are not
+        written again. ``expected_version`` is the version the state must have now (0: none yet), else
+        ConflictError; without it the last writer wins. InvalidError names the path of what is not
+        JSON; LimitError above ``state.max_size``; StorageFullError.
+        """
+        variant_id = self._enter(variant)
+        source = source_of(state)
+        for _ in range(_RETRIES):
+            try:
+                ref = self._put(variant_id, source, expected_version, progress)
+            except Fenced:
+                continue
+            return self._done(ref)
+        raise _contended(variant_id)
+
+    def _put(
+        self, variant_id: str, source: Source, expected: int | None, progress: Progress
+    ) -> StateRef:
+        door = self._door
+        config = door.config.state
+        began, epoch = door.clock(), self._versions.epoch()
+        head = self._versions.expect(variant_id, expected)
+        parent = self._versions.parent(variant_id, head)
+        write = door.token(8)
+        upload = Upload(
+            self._objects,
+            variant_id,
+            head.version + 1,
+            parent.table if parent else (),
+            write,
+            self._workers,
+        )
+        try:
+            table, size, sha256 = upload.run(source, config.chunk_size, config.max_size, progress)
+        except BaseException:
+            upload.discard(door.chunks)
+            raise
+        if sha256 is None and source.fixed is not None:
+            if parent is not None and root_of(table) == parent.manifest.root:
+                sha256 = parent.manifest.sha256
+            sha256 = sha256 or hashlib.sha256(source.fixed).hexdigest()
+        draft = Draft(
+            table, source.kind, size, config.chunk_size, sha256, head, epoch, began, write
+        )
+        for _ in range(_RETRIES):
+            with self._locked(variant_id):
+                head = self._versions.expect(variant_id, expected)
+                try:
+                    return self._versions.commit(variant_id, head, draft)
+                except Moved:
+                    continue
+        raise _contended(variant_id)
+
+    def patch(
+        self,
+        variant: Any,
+        changes: Mapping[int, Any],
+        expected_version: int | None = None,
+        progress: Progress = None,
+    ) -> StateRef:
+        """Overwrite bytes: ``{offset: bytes}``. Only the chunks touched are read and written.
+
+        May go beyond the end without leaving a gap. For states put as bytes or files; what a patch of
+        JSON text gives need not be JSON, so that is an InvalidError. The new version's ``sha256`` is
+        None above one chunk: nobody has read all of it.
+        """
+        variant_id = self._enter(variant)
+        patch = Patch.of(changes)
+        for _ in range(_RETRIES):
+            with self._locked(variant_id):
+                try:
+                    ref = self._patch(variant_id, patch, expected_version, progress)
+                except (Moved, Fenced):
+                    continue
+            return self._done(ref)
+        raise _contended(variant_id)
+
+    def _patch(
+        self, variant_id: str, patch: Patch, expected: int | None, progress: Progress
+    ) -> StateRef:
+        door = self._door
+        began, epoch = door.clock(), self._versions.epoch()
+        head = self._versions.expect(variant_id, expected)
+        ref, content = self._versions.located(variant_id, None)
+        if ref.kind == "json":
+            raise InvalidError(
+                f"the state of variant {variant_id!r} is JSON, and patched text need not be JSON; get "
+                f"it, change it and put it, or store it as bytes"
+            )
+        size = patch.size_after(ref.size)
+        check_size(size, door.config.state.max_size)
+        write = door.token(8)
+        upload = Upload(
+            self._objects, variant_id, head.version + 1, content.table, write, self._workers
+        )
+        chunk_size = content.manifest.chunk_size
+        touched = patch.by_chunk(chunk_size)
+        table: list[Entry | None] = list(content.table)
+        table.extend([None] * (-(-size // chunk_size) - len(table)))
+
+        def rewrite(position: int) -> None:
+            length = min(chunk_size, size - position * chunk_size)
+            chunk = bytearray(length)
+            old = content.plain(position) if position < len(content.table) else 0
+            if old and not touched[position].covers(old):
+                self._fill(content, position, memoryview(chunk)[:old])
+            touched[position].apply(chunk)
+            table[position] = upload.store(position, chunk)
+            if progress is not None:
+                progress(min(size, (position + 1) * chunk_size), size)
+
+        try:
+            self._workers.each(rewrite, list(touched))
+        except BaseException:
+            upload.discard(door.chunks)
+            raise
+        whole = [entry for entry in table if entry is not None]
+        sha256 = content.manifest.sha256
+        if root_of(whole) != content.manifest.root:
+            sha256 = whole[0].digest.hex() if len(whole) == 1 else None
+        draft = Draft(whole, ref.kind, size, chunk_size, sha256, head, epoch, began, write)
+        return self._versions.commit(variant_id, head, draft)
+
+    def put_async(
+        self,
+        variant: Any,
+        state: Any,
+        expected_version: int | None = None,
+        progress: Progress = None,
+    ) -> Future[StateRef]:
+        """``put`` on a thread of its own, in the order of the calls; ``state`` must not change until
+        the future is done. LimitError when 64 are waiting."""
+        self._enter(variant)
+        with self._lock:
+            if self._queued >= _QUEUED:
+                raise LimitError(
+                    f"{_QUEUED} states are waiting to be stored; wait for some of their futures",
+                    retry_after=0.1,
+                )
+            self._queued += 1
+            if self._queue is None:
+                self._queue = ThreadPoolExecutor(1, "xenolect-put")
+            future = self._queue.submit(self.put, variant, state, expected_version, progress)
+        future.add_done_callback(self._dequeued)
+        return future
+
+    def _dequeued(self, _: Future[StateRef]) -> None:
+        with self._lock:
+            self._queued -= 1
+
+    # -- committing -------------------------------------------------------------------------------
+
+    def _done(self, ref: StateRef) -> StateRef:
+        self._mirrors.touch(ref.variant_id)
+        self._door.later(self._mirrors.write_due)
+        self._door.tell(
+            "state.stored", ref.variant_id, version=ref.version, kind=ref.kind, size=ref.size
+        )
+        self._door.settle()
+        return ref
+
+    # -- for rollback points ----------------------------------------------------------------------
+
+    def same_as(self, variant_id: str, version: int) -> list[Change]:
+        """The changes that make an older version current again as the next one: metadata only, for the
+        caller's commit. StateNotFoundError."""
+        self._mirrors.touch(variant_id)
+        return self._versions.same_as(variant_id, version)
+
+    def without(self, variant_id: str) -> list[Change]:
+        """The changes that leave the variant without a state again, for the caller's commit."""
+        self._mirrors.touch(variant_id)
+        return self._versions.without(variant_id)
+
+    def check(self, variant_id: str, version: int, *, deep: bool = True) -> None:
+        """Read a version back from the store, every chunk of it with ``deep``; CorruptError."""
+        value = self._versions.wanted(variant_id, version)
+        content = self._objects.content(variant_id, link_of(value), fresh=True)
+        if not deep:
+            return
+
+        def look(position: int) -> None:
+            self._fill(content, position, memoryview(bytearray(content.plain(position))))
+
+        self._workers.each(look, list(range(len(content.table))))
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def get(self, variant: Any, version: int | None = None, progress: Progress = None) -> Any:
+        """The state as it was put (a file's as bytes), every chunk's SHA-256 checked.
+
+        JSON comes back normalised: tuples as lists. StateNotFoundError, CorruptError.
+        """
+        ref, content = self._versions.located(self._enter(variant), version)
+        held = io.BytesIO()
+        if ref.size:
+            held.seek(ref.size - 1)
+            held.write(b"\0")
+            with held.getbuffer() as target:
+                self._read(content, target, False, progress)
+        data = held.getvalue()  # not a copy
+        return json.loads(data) if ref.kind == "json" else data
+
+    def open(self, variant: Any, version: int | None = None) -> io.BufferedReader:
+        """A seekable binary reader that opens without reading chunks and checks each before its first
+        byte is seen. JSON is read as its text. ``reader.raw.ref`` is the StateRef."""
+        variant_id = self._enter(variant)
+        ref, content = self._versions.located(variant_id, version)
+
+        def fill(position: int, target: memoryview) -> None:
+            self._fill(content, position, target)
+
+        return io.BufferedReader(StateReader(ref, content, fill), 64 * 1024)
+
+    def read_into(
+        self,
+        variant: Any,
+        buffer: Any,
+        verify: str = "sha256",
+        version: int | None = None,
+        progress: Progress = None,
+    ) -> ReadReport:
+        """Read a whole state into a writable buffer; the report says how it was checked.
+
+        verify: "sha256" computes the SHA-256 of every chunk; "tag" relies on the cipher's tag, to which
+        the SHA-256 is bound, and so needs a cipher. InvalidError, CorruptError.
+        """
+        variant_id = self._enter(variant)
+        if verify not in ("sha256", "tag"):
+            raise InvalidError(f"verify must be 'sha256' or 'tag', got {verify!r}")
+        if verify == "tag" and self._door.cipher.id == "none":
+            raise InvalidError(
+                "verify='tag' needs a cipher: without one nothing but the SHA-256 tells whether a chunk "
+                "is what was written; use verify='sha256', or configure [cipher]"
+            )
+        ref, content = self._versions.located(variant_id, version)
+        try:
+            target = memoryview(buffer).cast("B")
+        except TypeError as error:
+            raise InvalidError(
+                f"{type(buffer).__name__} is no buffer in one piece: {error}"
+            ) from error
+        if target.readonly or len(target) < ref.size:
+            raise InvalidError(
+                f"the state has {ref.size} bytes, the buffer is "
+                f"{'read-only' if target.readonly else f'{len(target)} bytes long'}; give a writable one "
+                f"that is long enough, as bytearray(ref.size)"
+            )
+        hashed = self._read(content, target[: ref.size], verify == "tag", progress)
+        return ReadReport(ref, ref.size, hashed, ref.chunks - hashed)
+
+    def versions(self, variant: Any) -> list[StateRef]:
+        """Every version of the state, oldest first."""
+        variant_id = self._enter(variant)
+        found = []
+        for version in range(1, self._versions.head(variant_id).version + 1):
+            value = self._versions.version(variant_id, version)
+            if value is not None and value.get("manifest"):
+                found.append(state_ref_from_json(value))
+        return found
+
+    # -- upkeep -----------------------------------------------------------------------------------
+
+    def verify(self, variant: Any = None, deep: bool = True, progress: Progress = None) -> Report:
+        """Read everything back (``deep``) or see that it is there, and report what is not as written."""
+        variant_id = None if variant is None else self._enter(variant)
+        return self._upkeep.verify(variant_id, deep, progress, self._workers)
+
+    def gc(
+        self,
+        grace: float | str | timedelta | None = None,
+        dry_run: bool = False,
+        progress: Progress = None,
+    ) -> Collected:
+        """Remove objects that no version refers to and that are older than the grace
+        (``state.gc_grace``). Safe while others write."""
+        return self._upkeep.gc(grace, dry_run, progress)
+
+    def flush(self) -> None:
+        """Write the mirrors that are behind, best effort."""
+        self._mirrors.write()
+
+    def close(self) -> None:
+        """Wait for states being stored, write the mirrors, let go of the threads."""
+        if os.getpid() != self._pid:
+            return
+        with self._lock:
+            queue, self._queue = self._queue, None
+        if queue is not None:
+            queue.shutdown()
+        self._workers.close()
+        self.flush()
+
+    # -- work in parallel -------------------------------------------------------------------------
+
+    def _fill(self, content: Content, position: int, target: memoryview, tag: bool = False) -> bool:
+        return self._objects.get_chunk(
+            content.manifest.variant_id, position, content.table[position], target, tag=tag
+        )
+
+    def _read(self, content: Content, target: memoryview, tag: bool, progress: Progress) -> int:
+        """Fill the target with all chunks; how many were hashed."""
+        size = content.manifest.chunk_size
+        hashed = done = 0
+
+        def fill(position: int) -> None:
+            nonlocal hashed, done
+            start, length = position * size, content.plain(position)
+            by_hash = self._fill(content, position, target[start : start + length], tag)
+            with self._lock:
+                hashed += by_hash
+                done += length
+                if progress is not None:
+                    progress(done, len(target))
+
+        self._workers.each(fill, list(range(len(content.table))))
+        return hashed
+
+    def _locked(self, variant_id: str) -> threading.RLock:
+        """One writer per variant at a time in this process; other processes are met at the commit."""
+        with self._lock:
+            return self._locks.setdefault(variant_id, threading.RLock())
+
+
+def _contended(variant_id: str) -> ConflictError:
+    return ConflictError(
+        f"the state of variant {variant_id!r} is changed by others faster than this call can; try again",
+        retry_after=0.1,
+    )
