@@ -12,7 +12,9 @@ from xenolect_mcp.demo.results import Arm, Attempt, PhaseResult, Results, Sample
 
 def attempt(arm: Arm, ok: bool = True, suite: str = "MathAPI", agent: str = "a<b>") -> Attempt:
     variant = "new" if arm is Arm.CANARY else "old"
-    return Attempt(arm, agent, "1#s", suite, variant, ok, 2.5, 400, 500, 0.1, "" if ok else "no")
+    return Attempt(
+        arm, agent, "1#s", suite, variant, ok, 2.5, 400, 800, 500, 0.1, "" if ok else "no"
+    )
 
 
 def results(*attempts: Attempt, outcome: str = "promoted") -> Results:

@@ -14,17 +14,18 @@ __all__ = ["FewestBytes", "xenolect_commands", "xenolect_scoring"]
 
 @attrs.frozen
 class FewestBytes:
-    """Prefer variants whose calls need few bytes, as reported in the custom metric ``bytes``.
+    """Prefer variants that need few bytes on the wire per byte of JSON.
 
-    ``reference``: the bytes of a call that score one half. Nothing reported scores one half as well.
+    Reported in the custom metric ``wire_ratio``, so that variants which saw different calls can be
+    compared. ``unknown``: the ratio assumed where nothing was reported.
     """
 
-    reference: float = 1000.0
+    unknown: float = 0.5
 
     def score(self, candidates: Sequence[Candidate], agent: Agent) -> list[float]:
-        """``reference / (reference + bytes)`` for each candidate."""
-        means = [c.history.custom.get("bytes", self.reference) for c in candidates]
-        return [self.reference / (self.reference + mean) for mean in means]
+        """``1 - ratio`` for each candidate; what grows on the wire scores 0."""
+        ratios = [c.history.custom.get("wire_ratio", self.unknown) for c in candidates]
+        return [1.0 - min(max(ratio, 0.0), 1.0) for ratio in ratios]
 
 
 def _demo() -> Any:

@@ -36,7 +36,7 @@ class WireError(httpx2.StreamError):
 class Exchange:
     """What went over the wire while it was the current one: bytes, as sent and received.
 
-    ``sent`` and ``received`` are bodies; ``headers`` are request and answer lines and headers, both
+    ``sent`` and ``received`` are bodies, ``plain`` what they are without their encoding; ``headers`` are request and answer lines and headers, both
     ways, before HTTP/1.1 framing. ``coding`` and ``dictionary`` are how requests are written.
     """
 
@@ -44,6 +44,7 @@ class Exchange:
     dictionary: Dictionary | None = None
     sent: int = 0
     received: int = 0
+    plain: int = 0
     headers: int = 0
     requests: int = 0
     answered: str = ""
@@ -122,6 +123,7 @@ class WireTransport(httpx2.AsyncBaseTransport):
         for counter in counters:
             counter.requests += 1
             counter.sent += len(wire)
+            counter.plain += len(body)
             counter.headers += len(request.method) + len(request.url.raw_path) + 12
             counter.headers += _size(sent.headers)
         response = await self.inner.handle_async_request(sent)
@@ -184,6 +186,8 @@ class _Answer(httpx2.AsyncByteStream):
             for counter in self._counters:
                 counter.received += len(part)
             if not whole:
+                for counter in self._counters:
+                    counter.plain += len(part)
                 yield part
                 continue
             if size > self._limit:
@@ -194,6 +198,8 @@ class _Answer(httpx2.AsyncByteStream):
                 body = decode(b"".join(parts), self._token, self._dictionaries, self._limit)
             except DecodeError as error:
                 raise WireError(str(error)) from error
+            for counter in self._counters:
+                counter.plain += len(body)
             if self._hear is not None:
                 self._hear(body)
             yield body

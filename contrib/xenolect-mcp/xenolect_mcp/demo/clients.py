@@ -118,6 +118,7 @@ class Clients:
                 exchange.coding, exchange.answered = seen.coding, seen.answered
                 exchange.sent += seen.sent
                 exchange.received += seen.received
+                exchange.plain += seen.plain
                 exchange.headers += seen.headers
                 exchange.requests += seen.requests
         return result.is_error

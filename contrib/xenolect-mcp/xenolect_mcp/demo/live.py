@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from xenolect_mcp.demo.play import Screen
-from xenolect_mcp.demo.results import Arm, PhaseResult, Results, percentile
+from xenolect_mcp.demo.results import Arm, PhaseResult, Results
 
 __all__ = ["LiveScreen", "verdict"]
 
@@ -86,30 +86,30 @@ class LiveScreen(Screen):
 
 def _table() -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column("")
-    table.add_column("change")
-    for name in ("share", "new: calls, failed", "control", "bytes/call", "p50 ms"):
+    table.add_column("", no_wrap=True)
+    table.add_column("change", no_wrap=True)
+    table.add_column("share", no_wrap=True)
+    for name in ("calls", "failed", "control", "bytes", "harm", "safe"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("harm : safe", justify="right", no_wrap=True)
-    table.add_column("decision", no_wrap=True)
+    table.add_column("", no_wrap=True)
     return table
 
 
 def _row(phase: PhaseResult) -> list[Any]:
     new, control = phase.tally(Arm.CANARY), phase.tally(Arm.CONTROL)
     last = phase.samples[-1] if phase.samples else None
-    failed = Text(str(new.failed), style="red" if new.failed else "")
     undecided = phase.outcome == "undecided"
-    share = "".join(_SPARK[round(s.fraction * 8)] for s in _few(phase.samples, 12))
+    fractions = [] if last is None else [s.fraction for s in _few(phase.samples, 6)]
     return [
         str(phase.number),
         phase.title,
-        f"{share} {last.fraction:.0%}" if last and undecided else share,
-        Text(f"{new.calls}, ").append(failed),
+        "".join(_SPARK[round(fraction * 8)] for fraction in fractions),
+        str(new.calls),
+        Text(str(new.failed), style="red" if new.failed else ""),
         f"{control.calls}, {control.failed}",
-        f"{_whole(new.bytes_per_call)} / {_whole(control.bytes_per_call)}",
-        f"{_one(percentile(new.latencies, 0.5))} / {_one(percentile(control.latencies, 0.5))}",
-        f"{_odds(last.harm)} : {_odds(last.safe)}" if last else "",
+        _percent(new.ratio),
+        _odds(last.harm) if last else "",
+        _odds(last.safe) if last else "",
         Text("..." if undecided else phase.outcome, style=_STYLE[phase.outcome]),
     ]
 
@@ -120,18 +120,24 @@ def _few(samples: list[Any], count: int) -> list[Any]:
     return [samples[i * (len(samples) - 1) // (count - 1)] for i in range(count)]
 
 
+_LEGEND = (
+    "calls, failed: of the new variant; control: calls, failed; bytes: on the wire, of plain JSON;\n"
+    "harm, safe: evidence as odds, it stops at harm 100 and may be promoted from safe 20"
+)
+
+
 def verdict(results: Results, page: Path | None) -> Group:
-    """The last screen: a line a phase with its reason, and the sentence."""
+    """The last screen: a line a phase, why, and the sentence."""
     table = _table()
     for phase in results.phases:
         table.add_row(*_row(phase))
-        why = Text(f"  {phase.reason}", style="dim")
-        worst = max(phase.failures().items(), key=lambda item: item[1].failure_rate, default=None)
-        if phase.outcome == "stopped" and worst is not None and worst[1].failed:
-            why.append(f"; {worst[0]}: {worst[1].failed} of {worst[1].calls} calls failed")
+    why = [Text(_LEGEND, style="dim"), Text("")]
+    for phase in results.phases:
+        line = Text(f"{phase.number} ").append(phase.outcome, style=_STYLE[phase.outcome])
+        line.append(f": {phase.reason}{_where(phase)}")
         if phase.note:
-            why.append(f"; {phase.note}")
-        table.add_row("", why)
+            line.append(f"; {phase.note}")
+        why.append(line)
     retries = [a for a in results.attempts if a.arm is Arm.RETRY]
     agreed, differed = results.agreement
     worked = sum(a.ok for a in retries)
@@ -146,7 +152,7 @@ def verdict(results: Results, page: Path | None) -> Group:
     ]
     if page is not None:
         lines.append(f"report: {page}")
-    parts: list[Any] = [table, Text("")]
+    parts: list[Any] = [table, *why, Text("")]
     parts += [Text(line) for line in lines]
     parts += [Text(f"not as it should be: {problem}", style="red") for problem in results.problems]
     style = "bold red" if results.problems else "bold green"
@@ -154,12 +160,22 @@ def verdict(results: Results, page: Path | None) -> Group:
     return Group(*parts)
 
 
-def _whole(value: float | None) -> str:
-    return "-" if value is None else f"{value:,.0f}"
+def _where(phase: PhaseResult) -> str:
+    """Which suites broke, or at how many agents: whichever says it shorter."""
+    new = phase.tally(Arm.CANARY)
+    if not new.failed:
+        return ""
+    suites = phase.failures()
+    broken = {name: tally for name, tally in suites.items() if tally.failed}
+    if len(broken) <= len(suites) // 2:
+        parts = [f"{name} {t.failed} of {t.calls}" for name, t in sorted(broken.items())]
+        return f" ({', '.join(parts)}; the other {len(suites) - len(broken)} suites 0)"
+    agents = {a.agent for a in phase.attempts if a.arm is Arm.CANARY and not a.ok}
+    return f" ({new.failed} of {new.calls} calls, all at {len(agents)} agents)"
 
 
-def _one(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.0%}"
 
 
 def _odds(value: float) -> str:

@@ -38,7 +38,7 @@ CONCURRENCY = (
     8  # conversations at a time: enough to keep both processes busy (2.9 -> 2.0 ms a call)
 )
 WARM_UP = 80  # conversations before the first rollout; what is said in them trains the dictionaries
-LAGGING = 0.4  # of the agents have not fetched the second dictionary
+LAGGING = 0.3  # of the agents have not fetched the second dictionary
 SAMPLE = 0.05  # seconds between two looks at a rollout
 PATIENCE = 3.0  # seconds for a decision after the last conversation
 _OVER = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
@@ -384,7 +384,7 @@ class Play:
                     failed = await stage.clients.call(
                         member, call, Ticket(name, index, variant.id, variant.changes), exchange
                     )
-                    guarded.metric("bytes", exchange.bodies)
+                    guarded.metric("wire_ratio", exchange.bodies / exchange.plain)
                     guarded.metric("tool_error", float(failed))
             except (
                 Exception
@@ -439,6 +439,7 @@ class Play:
             not error,
             (time.perf_counter() - started) * 1000.0,
             exchange.bodies,
+            exchange.plain,
             exchange.headers,
             self.elapsed,
             error,

@@ -36,28 +36,21 @@ def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
 
 
 def bytes_per_call(tallies: Mapping[str, Tally]) -> str:
-    """A bar per variant: mean bytes of the bodies of one call, both ways."""
-    rows = [(name, t.bytes_per_call) for name, t in tallies.items() if t.bytes_per_call]
+    """A bar per variant: its bytes on the wire for what is one byte of JSON, both ways."""
+    rows = [(name, t.ratio, t.bytes_per_call) for name, t in tallies.items() if t.ratio is not None]
     if not rows:
         return ""
-    most = max(value for _, value in rows)
     step, top = 34, 8
     body = []
-    first = rows[0][1]
-    for i, (name, value) in enumerate(rows):
+    for i, (name, ratio, mean) in enumerate(rows):
         y = top + i * step
-        width = (WIDTH - LABEL - 150) * value / most
+        width = (WIDTH - LABEL - 170) * min(ratio, 1.0)
         body += [
             _text(LABEL - 10, y + 17, name, "name", "end"),
             f'<rect x="{LABEL}" y="{y + 3:.1f}" width="{width:.1f}" height="20" rx="2" class="bar"/>',
-            _text(
-                LABEL + width + 8,
-                y + 17,
-                f"{value:,.0f} B" + ("" if i == 0 else f"  ({value / first - 1:+.0%})"),
-                "value",
-            ),
+            _text(LABEL + width + 8, y + 17, f"{ratio:.0%}   {mean or 0:,.0f} B a call", "value"),
         ]
-    return _svg(WIDTH, top + step * len(rows), "Bytes per call by variant", body)
+    return _svg(WIDTH, top + step * len(rows), "Bytes on the wire by variant", body)
 
 
 def latencies(tallies: Mapping[str, Tally]) -> str:

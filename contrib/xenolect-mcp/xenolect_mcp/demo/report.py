@@ -80,7 +80,7 @@ few conversations. The manager watched what happened and decided by itself which
 
 <h2>What was decided</h2>
 <div class="scroll"><table><thead><tr><th></th><th>Change</th><th>Decision</th><th class="n">New variant<br>calls, failed</th>
-<th class="n">Control<br>calls, failed</th><th class="n">Bytes per call<br>new / control</th><th class="n">Median ms<br>new / control</th></tr></thead>
+<th class="n">Control<br>calls, failed</th><th class="n">Bytes, of JSON<br>new / control</th><th class="n">Median ms<br>new / control</th></tr></thead>
 <tbody>{"".join(_row(phase) for phase in results.phases)}</tbody></table></div>
 <p class="small">A failed call of the new variant was repeated with the control, as a client would; {_retried(results)}
 At the end every conversation was played once more with what was then selected: {len(results.replay):,} calls,
@@ -94,8 +94,9 @@ most suites and useless for one: that is why choices are made per agent and conv
 return another. Those of the rotated dictionary are answers an agent can not decode.</figcaption></figure>
 
 <h2>What it saves</h2>
-<figure>{plots.bytes_per_call(tallies)}<figcaption>Mean bytes of the bodies of one call, request and answer, as they were on
-the wire; calls that worked. Headers are not in it ({_headers(results)}). Arms see different conversations, so differences of a few per cent mean nothing.</figcaption></figure>
+<figure>{plots.bytes_per_call(tallies)}<figcaption>Bytes of request and answer bodies as they were on the wire, in per cent of the same bodies as JSON;
+calls that worked. The bytes a call in the second figure depend on which conversations a variant got. Headers are not in it
+({_headers(results)}).</figcaption></figure>
 <figure>{plots.latencies(tallies)}<figcaption>Time of a call as the client sees it, on this machine's loopback with
 {facts.get("concurrency", 8)} conversations at a time: median (dot) and 95th percentile (bar).</figcaption></figure>
 
@@ -129,7 +130,7 @@ def _row(phase: PhaseResult) -> str:
         f'<td><span class="badge {phase.outcome}">{escape(phase.outcome)}</span>{mark}'
         f'<div class="small">{escape(phase.reason)}</div></td>'
         f'<td class="n">{new.calls}, {new.failed}</td><td class="n">{control.calls}, {control.failed}</td>'
-        f'<td class="n">{_number(new.bytes_per_call)} / {_number(control.bytes_per_call)}</td>'
+        f'<td class="n">{_percent(new.ratio)} / {_percent(control.ratio)}</td>'
         f'<td class="n">{_ms(percentile(new.latencies, 0.5))} / {_ms(percentile(control.latencies, 0.5))}</td></tr>'
     )
 
@@ -173,8 +174,8 @@ def _headers(results: Results) -> str:
     )
 
 
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0%}"
 
 
 def _ms(value: float | None) -> str:

@@ -23,7 +23,7 @@ class Arm(StrEnum):
 
 @attrs.frozen
 class Attempt:
-    """One call on the wire. ``bytes``: bodies both ways; ``headers``: header bytes both ways."""
+    """One call on the wire. ``bytes``: bodies both ways, ``plain`` as JSON; ``headers`` both ways."""
 
     arm: Arm
     agent: str
@@ -33,6 +33,7 @@ class Attempt:
     ok: bool
     ms: float
     bytes: int
+    plain: int
     headers: int
     at: float
     error: str = ""
@@ -58,6 +59,7 @@ class Tally:
     calls: int = 0
     failed: int = 0
     bytes: int = 0
+    plain: int = 0
     headers: int = 0
     latencies: list[float] = attrs.field(factory=list, repr=False)
 
@@ -68,6 +70,7 @@ class Tally:
             self.failed += 1
             return
         self.bytes += attempt.bytes
+        self.plain += attempt.plain
         self.headers += attempt.headers
         self.latencies.append(attempt.ms)
 
@@ -76,6 +79,11 @@ class Tally:
         """Bodies, both ways, of calls that worked."""
         worked = self.calls - self.failed
         return self.bytes / worked if worked else None
+
+    @property
+    def ratio(self) -> float | None:
+        """Bytes on the wire per byte of JSON: arms that see different calls can be compared by it."""
+        return self.bytes / self.plain if self.plain else None
 
     @property
     def failure_rate(self) -> float:
@@ -87,6 +95,7 @@ class Tally:
             "calls": self.calls,
             "failed": self.failed,
             "body_bytes_per_call": self.bytes_per_call,
+            "wire_bytes_per_json_byte": self.ratio,
             "header_bytes_per_call": self.headers / worked if worked else None,
             "latency_ms": {f"p{q}": percentile(self.latencies, q / 100.0) for q in (50, 95, 99)},
         }

@@ -190,7 +190,9 @@ async def _serve(options: Mapping[str, Any]) -> None:
         socket.socket(proto=socket.IPPROTO_TCP) as listener,
     ):
         listener.bind(("127.0.0.1", 0))
-        config = uvicorn.Config(build(manager), log_level="error", access_log=False)
+        config = uvicorn.Config(
+            build(manager), log_level="error", access_log=False, timeout_graceful_shutdown=2
+        )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         while not server.started:
@@ -200,7 +202,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
             await asyncio.sleep(0.005)
         print(json.dumps({"port": listener.getsockname()[1]}), flush=True)
         await asyncio.to_thread(sys.stdin.read)
-        server.should_exit = server.force_exit = True
+        server.should_exit = True
         await serving
 
 
