@@ -38,4 +38,3 @@ def opened(clock: Clock) -> Iterator[Callable[..., EmergenceManager]]:
 def manager(opened: Callable[..., EmergenceManager]) -> EmergenceManager:
     """A manager in memory."""
     return opened()
-

@@ -262,9 +262,7 @@ def test_call_times_reports_and_classifies(manager: EmergenceManager) -> None:
 
 
 @pytest.mark.parametrize("control", ["beside", "before", "none"])
-def test_ten_failures_roll_back_once(
-    opened: Callable[..., EmergenceManager], control: str
-) -> None:
+def test_ten_failures_roll_back_once(opened: Callable[..., EmergenceManager], control: str) -> None:
     """Ten failing reports of ten distinct canary agents: one rollback, and it is never served again.
 
     With good control traffic between the failures, only before them, or none at all; an observer
@@ -308,9 +306,7 @@ def test_ten_failures_roll_back_once(
     assert manager.canaries.status("zstd").evidence["canary_failures"] >= 4
 
 
-def test_a_good_canary_is_promoted(
-    opened: Callable[..., EmergenceManager], clock: Clock
-) -> None:
+def test_a_good_canary_is_promoted(opened: Callable[..., EmergenceManager], clock: Clock) -> None:
     """Promotion needs positive evidence: with it the share rises level by level to the end."""
     manager = opened(canary={"min_effect": 0.05, "min_operations": 50})
     names = fleet(manager)
@@ -370,9 +366,7 @@ def test_promotion_without_evidence_is_refused(manager: EmergenceManager) -> Non
     assert manager.variants.get("zstd").status == VariantStatus.CANARY
 
 
-def test_seven_silent_days_hold_at_level_zero(
-    manager: EmergenceManager, clock: Clock
-) -> None:
+def test_seven_silent_days_hold_at_level_zero(manager: EmergenceManager, clock: Clock) -> None:
     """No data is never promotion: level 0, HOLD, one alert in a week."""
     heard = Heard()
     manager.on(heard)

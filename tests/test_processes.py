@@ -149,6 +149,8 @@ def killed_rounds(tmp_path: Path, rounds: int) -> int:
         time.sleep(rng.random() * 0.15)
         worker.kill()
         reader.join()
+        assert worker.process.stdout is not None
+        worker.process.stdout.close()
         acknowledged += len(lines)
         with EmergenceManager.open(tmp_path, background=False) as manager:
             for line in lines:

@@ -53,6 +53,8 @@ class Worker:
         """kill -9."""
         self.process.kill()
         self.process.wait()
+        assert self.process.stdin is not None
+        self.process.stdin.close()
 
     def end(self) -> None:
         """Close the pipe and wait."""

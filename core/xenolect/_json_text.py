@@ -15,9 +15,10 @@ from xenolect.errors import InvalidError
 __all__ = ["text_pieces"]
 
 _INT = 2**63
-_BIG = 16 * 1024
-"""Weight from which a container is written in pieces; 1 is a leaf or 16 characters, so 256 KiB or so."""
-_SMALL = 256
+_BIG = 2048
+"""Weight from which a container is written in pieces; 1 is a leaf or 16 characters. The encoder holds
+the interpreter for a piece: 32 KiB of text are 0.5 ms."""
+_SMALL = 64
 """Weight assumed of a container that is not big."""
 
 _encode = json.JSONEncoder(
@@ -89,9 +90,15 @@ def _weigh(value: Any, path: Path, depth: int, big: set[int]) -> int:
         items = enumerate(value)
     for key, item in items:
         kind = type(item)
-        if kind is str:  # the common leaves without a call: 50 ns each instead of 200
+        # The common leaves without a call: 0.1 us each instead of 0.3.
+        if kind is str:
             weight += 1 + (len(item) >> 4)
-        elif kind is bool or item is None:
+        elif (
+            (kind is float and item - item == 0.0)
+            or (kind is int and -_INT <= item < _INT)
+            or kind is bool
+            or item is None
+        ):
             weight += 1
         elif _is_leaf(item, (path, key)):
             weight += 1 + (len(item) >> 4 if isinstance(item, str) else 0)

@@ -131,7 +131,10 @@ class Index(Protocol):
 class Cipher(Protocol):
     """Seals objects. ``bound`` says what the object is and where it belongs: authenticated, not secret."""
 
-    id: str
+    @property
+    def id(self) -> str:
+        """What is written into every object it seals."""
+        ...
 
     def seal(self, plain: Buffer, bound: bytes) -> bytes:
         """Encrypt and authenticate."""

@@ -17,7 +17,7 @@ An unknown capability or an unreadable value is a refusal with the reason in wor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
@@ -34,8 +34,8 @@ ORDERS: dict[str, tuple[str, ...]] = {
 _CLAUSE = re.compile(r"\s*(>=|<=|==|!=|>|<)\s*([^\s,<>=!]+)\s*")
 _OFF = frozenset(["", "0", "false", "no", "off", "none", "disabled"])
 _EXAMPLES = (
-    "write \">=1.5,<3\", {\"at_least\": 2}, {\"at_least\": \"2025-06-18\", \"order\": \"mcp\"}, "
-    "{\"any_of\": [\"zstd\"]}, {\"equals\": \"x\"} or true"
+    'write ">=1.5,<3", {"at_least": 2}, {"at_least": "2025-06-18", "order": "mcp"}, '
+    '{"any_of": ["zstd"]}, {"equals": "x"} or true'
 )
 _KEYS = ("at_least", "at_most", "any_of", "all_of", "equals")
 
@@ -86,9 +86,8 @@ def check_predicate(name: str, predicate: Any) -> None:
         raise bad(f"{dict(predicate)} must have exactly one of {', '.join(_KEYS)}")
     key = keys.pop()
     wanted = predicate[key]
-    if key in ("any_of", "all_of"):
-        if not isinstance(wanted, Sequence) or isinstance(wanted, str) or not wanted:
-            raise bad(f"{key} needs a list of values")
+    if key in ("any_of", "all_of") and (not isinstance(wanted, list) or not wanted):
+        raise bad(f"{key} needs a list of values")
     order = predicate.get("order")
     if order is not None:
         if order not in (*ORDERS, "date"):
@@ -106,7 +105,9 @@ def check_predicate(name: str, predicate: Any) -> None:
 def refuses(name: str, predicate: Any, value: Any, present: bool) -> str | None:
     """Why a declared (or missing) value does not satisfy a predicate, in words; None when it does."""
     if predicate is False:
-        return f"{name}: must not be on, the agent has {value!r}" if present and _on(value) else None
+        return (
+            f"{name}: must not be on, the agent has {value!r}" if present and _on(value) else None
+        )
     if not present:
         return f"{name}: needs {_words(predicate)}, the agent does not declare it"
     try:
@@ -125,7 +126,11 @@ def holds(name: str, predicate: Any, value: Any, present: bool) -> str | None:
         applies = not _on(value) if predicate is False else _satisfies(predicate, value)
     except _Unreadable as why:
         return f"{name}: {why}, so the conflict with {_words(predicate)} can not be ruled out"
-    return f"{name}: conflicts with {_words(predicate)}, the agent has {_shown(value)}" if applies else None
+    return (
+        f"{name}: conflicts with {_words(predicate)}, the agent has {_shown(value)}"
+        if applies
+        else None
+    )
 
 
 def _satisfies(predicate: Any, value: Any) -> bool:
@@ -148,7 +153,7 @@ def _satisfies(predicate: Any, value: Any) -> bool:
     order = predicate.get("order")
     if order is not None:
         here, there = _place(value, order), _place(wanted, order)
-        return here >= there if key == "at_least" else here <= there
+        return bool(here >= there if key == "at_least" else here <= there)
     return _compare(">=" if key == "at_least" else "<=", value, wanted)
 
 
@@ -213,7 +218,9 @@ def _place(value: Any, order: str) -> Any:
             raise _Unreadable(f"{_shown(value)} is not a date as in 2025-06-18") from None
     known = ORDERS[order]
     if value not in known:
-        raise _Unreadable(f"{_shown(value)} is not known in the order {order!r} ({', '.join(known)})")
+        raise _Unreadable(
+            f"{_shown(value)} is not known in the order {order!r} ({', '.join(known)})"
+        )
     return known.index(value)
 
 

@@ -81,9 +81,7 @@ class Breaker:
 
     # -- the step -----------------------------------------------------------------------------------
 
-    def step(
-        self, state: BreakerMachineState, event: sg.Event, now: float, draw: float
-    ) -> Answer:
+    def step(self, state: BreakerMachineState, event: sg.Event, now: float, draw: float) -> Answer:
         """The table of docs/safeguards.md."""
         if isinstance(event, sg.Acquire):
             return self._acquire(state, now, draw)
@@ -177,7 +175,9 @@ class Breaker:
             return state, None, ()
         if state.attempts == 0:
             return self._open(state, now, draw)
-        state = attrs.evolve(state, attempts=state.attempts + 1)  # tripped again before it was stable
+        state = attrs.evolve(
+            state, attempts=state.attempts + 1
+        )  # tripped again before it was stable
         return self._open_or_latch(state, now, draw)
 
     def _slide(
@@ -330,5 +330,3 @@ class Breaker:
 def xenolect_safeguards() -> Iterable[Offer[Safeguard[Any]]]:
     """Offer the breaker."""
     yield offer("breaker", Breaker)
-
-

@@ -48,9 +48,7 @@ class PerformanceScore:
         """One number in [0, 1] per candidate."""
         weights = self.weights(agent.context.preferences)
         return [
-            math.fsum(
-                weight * self._utility(name, candidate) for name, weight in weights.items()
-            )
+            math.fsum(weight * self._utility(name, candidate) for name, weight in weights.items())
             for candidate in candidates
         ]
 
