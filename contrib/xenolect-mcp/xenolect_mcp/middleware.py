@@ -115,6 +115,8 @@ class EmergenceMiddleware:
             except EmergenceError as error:
                 self._warn("no variant could be selected, the baseline is used", error)
                 baseline = self._manager.variants.baseline(self._protocol)
+                if baseline is None:
+                    return None
                 return self._manager.select(agent, self._protocol, session, default=baseline)
         except Exception as error:
             self._warn("no variant could be selected, the call passes through", error)

@@ -112,6 +112,7 @@ class Play:
         async with self._open() as stage:
             self.screen.began(f"{WARM_UP} conversations in plain JSON, to know the usual")
             winner = self._install(stage.manager)
+            await stage.follow()
             bodies = await self._warm_up(stage, winner)
             first, second = await asyncio.to_thread(dictionaries.train, bodies)
             for number, step in enumerate(self._steps(), 1):
