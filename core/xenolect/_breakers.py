@@ -205,9 +205,12 @@ class Breakers:
         self.shut.discard(variant_id)
 
     def adopt(self, variant_id: str, value: Any, at_open: bool) -> None:
-        """Take over a published state (latched, forced, disabled or reset elsewhere)."""
+        """Take over a published state (latched, forced, disabled or reset elsewhere).
+
+        A state of None is what a rollback leaves: as if the breaker had never been there.
+        """
         breaker = self.of(variant_id)
-        if value is None:
+        if value is None or value.get("state") is None:
             self.forget(variant_id)
             return
         try:

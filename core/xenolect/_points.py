@@ -365,7 +365,7 @@ class Points:
                 changes.append(Put("baseline", current.protocol, {"variant_id": back.id}))
         changes.extend(self.ended(current.id, reason, blame, evidence))
         if runtime.fact("breaker", current.id) is not None:
-            changes.append(Put("breaker", current.id, None))
+            changes.append(Put("breaker", current.id, {"state": None}))
         if blame and not stays:
             until = runtime.clock() + runtime.config.rollback.quarantine
             changes.append(Put("quarantine", current.id, {"until": until, "reason": reason}))
