@@ -147,12 +147,12 @@ class Canaries:
         runtime.tell(
             "canary.started", current.id, control=document["control_id"], expected_decision=expected
         )
-        if expected is None or expected > 86400.0:
+        if expected is not None and expected > 86400.0:
             log.warning(
-                "the rollout of %s is expected to need %s to decide at the traffic seen; "
+                "the rollout of %s is expected to need %.1f days to decide at the traffic seen; "
                 "unit='session', a larger min_effect or a larger initial_fraction decide sooner",
                 current.id,
-                "an unknown time" if expected is None else f"{expected / 86400.0:.1f} days",
+                expected / 86400.0,
             )
         runtime.settle()
         return self.status(current.id)
