@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 __all__ = ["INLINE", "THREADS", "Workers"]
 
 T = TypeVar("T")
-THREADS = 4
+THREADS = 2
 INLINE = 2
 """Up to this many chunks the calling thread does the work itself."""
 

@@ -1,0 +1,7 @@
+"""``python -m xenolect``."""
+
+from __future__ import annotations
+
+from xenolect.cli import main
+
+main()

@@ -1,0 +1,109 @@
+"""``xenolect agents``."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from xenolect._cli.common import ListByDefault, Output, pair, store_command, table
+from xenolect.manager import EmergenceManager
+from xenolect.model import Agent, AgentContext
+
+
+@click.group("agents", cls=ListByDefault)
+def command() -> None:
+    """List agents (default), or register, update and remove them."""
+
+
+@command.command("list")
+@store_command()
+def list_(manager: EmergenceManager, output: Output) -> None:
+    """List agents."""
+    agents = manager.agents.list()
+    if not agents and not output.machine:
+        click.echo(
+            "no agents; register one with `xenolect agents register NAME --capability zstd=1.5`"
+        )
+        return
+    output.show(
+        agents,
+        lambda: table(
+            ("id", "version", "platform", "capabilities"),
+            [
+                (
+                    a.id,
+                    a.context.version or "-",
+                    a.context.platform or "-",
+                    json.dumps(a.context.capabilities, ensure_ascii=False),
+                )
+                for a in agents
+            ],
+        ),
+    )
+
+
+def _context(
+    capability: tuple[str, ...], preference: tuple[str, ...], version: str, platform: str
+) -> AgentContext:
+    return AgentContext(
+        dict(pair(text, "--capability", versions=True) for text in capability),
+        dict(pair(text, "--preference") for text in preference),
+        version,
+        platform,
+    )
+
+
+def _said(agent: Agent, output: Output, what: str) -> None:
+    output.show(agent, lambda: click.echo(f"{agent.id}  {what}  version {agent.version}"))
+
+
+@command.command("register")
+@click.argument("agent")
+@click.option("--capability", "-c", multiple=True, metavar="NAME=VALUE")
+@click.option("--preference", "-p", multiple=True, metavar="METRIC=WEIGHT")
+@click.option("--version", default="")
+@click.option("--platform", default="")
+@store_command()
+def register(
+    manager: EmergenceManager,
+    output: Output,
+    agent: str,
+    capability: tuple[str, ...],
+    preference: tuple[str, ...],
+    version: str,
+    platform: str,
+) -> None:
+    """Register AGENT with its capabilities."""
+    context = _context(capability, preference, version, platform)
+    _said(manager.agents.register(agent, context), output, "registered")
+
+
+@command.command("update")
+@click.argument("agent")
+@click.option("--capability", "-c", multiple=True, metavar="NAME=VALUE")
+@click.option("--preference", "-p", multiple=True, metavar="METRIC=WEIGHT")
+@click.option("--version", default="")
+@click.option("--platform", default="")
+@store_command()
+def update(
+    manager: EmergenceManager,
+    output: Output,
+    agent: str,
+    capability: tuple[str, ...],
+    preference: tuple[str, ...],
+    version: str,
+    platform: str,
+) -> None:
+    """Replace AGENT's capabilities and preferences."""
+    context = _context(capability, preference, version, platform)
+    _said(manager.agents.update(agent, context), output, "updated")
+
+
+@command.command("remove")
+@click.argument("agent")
+@store_command()
+def remove(manager: EmergenceManager, output: Output, agent: str) -> None:
+    """Forget AGENT."""
+    manager.agents.remove(agent)
+    output.show({"removed": agent}, lambda: click.echo(f"{agent}  removed"))

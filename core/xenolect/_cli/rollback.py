@@ -1,0 +1,25 @@
+"""``xenolect rollback``."""
+
+from __future__ import annotations
+
+import click
+
+from xenolect._cli.common import Output, store_command
+from xenolect.manager import EmergenceManager
+
+
+@click.command("rollback")
+@click.argument("variant")
+@click.option("--reason", default="operator", show_default=True)
+@store_command()
+def command(manager: EmergenceManager, output: Output, variant: str, reason: str) -> None:
+    """Take VARIANT back to its last proven point: content, state and routing, in one commit."""
+    after = manager.rollback(variant, reason=reason)
+    baseline = manager.variants.baseline(after.protocol)
+    name = None if baseline is None else baseline.id
+
+    def text() -> None:
+        click.echo(f"{after.id}  {after.status}  version {after.version}")
+        click.echo(f"baseline of {after.protocol}: {name}")
+
+    output.show({"variant": after, "baseline": name}, text)

@@ -1,0 +1,131 @@
+"""``xenolect state``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from xenolect import errors
+from xenolect._cli.common import Output, plain, store_command, table
+from xenolect.manager import EmergenceManager
+from xenolect.units import format_bytes
+
+
+@click.group("state")
+def command() -> None:
+    """Put, get, list, verify and clean up states."""
+
+
+@command.command("put")
+@click.argument("variant")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False))
+@click.option("--as-json", is_flag=True, help="Store the file as a JSON value, not as bytes.")
+@store_command()
+def put(manager: EmergenceManager, output: Output, variant: str, file: str, as_json: bool) -> None:
+    """Store FILE as the next state of VARIANT."""
+    if as_json:
+        import json
+
+        try:
+            value: Any = json.loads(Path(file).read_text("utf-8"))
+        except ValueError as error:
+            raise errors.InvalidError(f"{file} is not JSON: {error}") from None
+        ref = manager.states.put(variant, value)
+    else:
+        with open(file, "rb") as stream:
+            ref = manager.states.put(variant, stream)
+    output.show(
+        ref,
+        lambda: click.echo(
+            f"{ref.variant_id} state {ref.version}: {format_bytes(ref.size)} in {ref.chunks} chunks"
+        ),
+    )
+
+
+@command.command("get")
+@click.argument("variant")
+@click.option("--version", type=int)
+@click.option("--out", type=click.Path(dir_okay=False), help="A file (default: standard output).")
+@store_command()
+def get(
+    manager: EmergenceManager, output: Output, variant: str, version: int | None, out: str | None
+) -> None:
+    """Write the state of VARIANT, every chunk verified."""
+    import shutil
+
+    if out is not None:
+        with manager.states.open(variant, version) as source, open(out, "wb") as target:
+            shutil.copyfileobj(source, target, 1 << 20)
+        output.show({"written": out}, lambda: click.echo(out))
+        return
+    value = manager.states.get(variant, version)
+    if isinstance(value, bytes):
+        sys.stdout.buffer.write(value)
+    else:
+        import json
+
+        click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False))
+
+
+@command.command("versions")
+@click.argument("variant")
+@store_command()
+def versions(manager: EmergenceManager, output: Output, variant: str) -> None:
+    """The versions of VARIANT's state."""
+    refs = manager.states.versions(variant)
+    output.show(
+        refs,
+        lambda: table(
+            ("version", "kind", "size", "chunks", "created", "root"),
+            [
+                (
+                    r.version,
+                    r.kind,
+                    format_bytes(r.size),
+                    r.chunks,
+                    f"{r.created_at:%Y-%m-%d %H:%M:%S}",
+                    r.root[:16],
+                )
+                for r in refs
+            ],
+        ),
+    )
+
+
+@command.command("verify")
+@click.argument("variant", required=False)
+@click.option("--deep/--shallow", default=True, help="Read every byte, or only look what is there.")
+@store_command()
+def verify(manager: EmergenceManager, output: Output, variant: str | None, deep: bool) -> int:
+    """Check the states of VARIANT, or of all."""
+    report = manager.states.verify(variant, deep=deep)
+
+    def text() -> None:
+        for problem in report.problems:
+            click.echo(str(problem))
+        click.echo(
+            f"{report.checked} objects, {format_bytes(report.bytes)}, "
+            f"{len(report.problems)} problems"
+        )
+
+    output.show(report, text)
+    return 1 if report.problems else 0
+
+
+@command.command("gc")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@store_command()
+def gc(manager: EmergenceManager, output: Output, dry_run: bool) -> None:
+    """Remove chunks that no version refers to and that are older than the grace."""
+    removed = manager.states.gc(dry_run=dry_run)
+    verb = "would remove" if dry_run else "removed"
+
+    def text() -> None:
+        for key in removed.removed:
+            click.echo(key)
+        click.echo(f"{verb} {len(removed.removed)} objects; {removed.young} are within the grace")
+
+    output.show(removed, text)
