@@ -116,10 +116,10 @@ class Breaker:
                 after, _, actions = self._failed_round(state, now, draw)  # a lost probe
                 return after, actions
             return state, ()
-        if kind in (B.OPEN, B.LATCHED, B.DISABLED) and state.until is not None:
-            if now >= state.until:
-                after, _, actions = self._half_open(state, now)
-                return after, actions
+        waits = kind in (B.OPEN, B.LATCHED, B.DISABLED) and state.until is not None
+        if waits and now >= (state.until or 0.0):
+            after, _, actions = self._half_open(state, now)
+            return after, actions
         return state, ()
 
     def _acquire(self, state: BreakerMachineState, now: float, draw: float) -> Answer:

@@ -24,11 +24,27 @@ except ImportError as _error:
 
 # Before the kits are imported, so that a failing assert in them shows its values.
 pytest.register_assert_rewrite(
-    "xenolect.testing.chunk_store", "xenolect.testing.index", "xenolect.testing._index_machine"
+    "xenolect.testing.chunk_store",
+    "xenolect.testing.deciders",
+    "xenolect.testing.index",
+    "xenolect.testing.judges",
+    "xenolect.testing._index_machine",
 )
 
 from xenolect.testing.chunk_store import ChunkStoreTests  # noqa: E402
+from xenolect.testing.deciders import RuleTests, SafeguardTests, ScorerTests  # noqa: E402
 from xenolect.testing.doubles import Clock, FaultyChunks, Heard  # noqa: E402
 from xenolect.testing.index import IndexTests  # noqa: E402
+from xenolect.testing.judges import JudgeTests  # noqa: E402
 
-__all__ = ["ChunkStoreTests", "Clock", "FaultyChunks", "Heard", "IndexTests"]
+__all__ = [
+    "ChunkStoreTests",
+    "Clock",
+    "FaultyChunks",
+    "Heard",
+    "IndexTests",
+    "JudgeTests",
+    "RuleTests",
+    "SafeguardTests",
+    "ScorerTests",
+]
