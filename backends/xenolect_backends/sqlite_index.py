@@ -27,7 +27,7 @@ from xenolect.facts import (
     canonical,
     change_from_json,
     change_to_json,
-    digest_entry,
+    digest_entry_text,
     digest_fact_text,
 )
 from xenolect.units import Seconds
@@ -122,7 +122,7 @@ class SqliteIndex:
                 digest = digest_fact_text(kind, key, version + 1, text or "null")
                 db.execute(_PUT_FACT, (kind, key, version + 1, text, digest))
             revision: int = head + 1
-            digest = digest_entry(previous, revision, at, actor, plain)
+            digest = digest_entry_text(previous, revision, at, actor, stored)
             db.execute(_ENTRY, (revision, previous, actor, at, stored, digest))
             if rows:
                 db.executemany(_OBSERVATION, rows)
@@ -186,6 +186,12 @@ class SqliteIndex:
                 f"the index is at revision {head}, but {after} was read before: it was replaced by an "
                 f"older one; open it again after finding out why",
                 key="journal",
+            )
+        if after and rows[0][0] != after:
+            raise CorruptError(
+                f"journal entry {after} is missing, but there are later ones; rebuild the index with "
+                f"`xenolect reindex`",
+                key=f"journal/{after}",
             )
         return _entries(rows, after)
 
@@ -335,7 +341,7 @@ def _entries(rows: list[tuple[int, str, str, float, str, str]], after: int) -> l
             )
         try:
             changes = tuple(map(change_from_json, json.loads(text)))
-            found = digest_entry(previous, revision, at, actor, changes)
+            found = digest_entry_text(previous, revision, at, actor, text)
         except (ValueError, KeyError, TypeError):
             found = "unreadable"
         if found != digest:

@@ -13,13 +13,22 @@ from typing import Any
 
 import attrs
 
+from xenolect import safeguards as sg
 from xenolect._routing import routed
 from xenolect.facts import Observation
 from xenolect.interfaces import Judge, Safeguard
 from xenolect.judges import Baseline, Evidence, JudgeConfig
 from xenolect.model import CanaryState, Verdict
 
-__all__ = ["ENDED", "Rollout", "evidence_to_json"]
+__all__ = [
+    "ENDED",
+    "Rollout",
+    "Weighed",
+    "baseline_from_json",
+    "event_from_json",
+    "event_to_json",
+    "evidence_to_json",
+]
 
 ENDED = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
 
@@ -27,6 +36,58 @@ ENDED = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
 def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
     """Evidence as the document that is stored."""
     return attrs.asdict(evidence)
+
+
+def baseline_from_json(data: Mapping[str, Any]) -> Baseline:
+    """The frozen baseline of a rollout's document."""
+    return Baseline(
+        data["operations"],
+        data["failures"],
+        {unit: (n, f) for unit, (n, f) in data["units"].items()},
+        tuple((index, count) for index, count in data["latency"]),
+    )
+
+
+_EVENTS: dict[str, type[Any]] = {
+    kind.__name__: kind
+    for kind in (
+        sg.Start,
+        sg.Check,
+        sg.Proved,
+        sg.BreakerNews,
+        sg.Pause,
+        sg.Resume,
+        sg.Promote,
+        sg.Abort,
+    )
+}
+
+
+def event_to_json(event: sg.Event, at: float, draw: float) -> dict[str, Any]:
+    """The step that made a document: with the state before it, the ramp gives the state after."""
+    fields = {
+        name: str(value) if isinstance(value, Verdict) else value
+        for name, value in attrs.asdict(event).items()
+    }
+    return {"event": type(event).__name__, "fields": fields, "at": at, "draw": draw}
+
+
+def event_from_json(step: Mapping[str, Any]) -> sg.Event:
+    """Read the event of ``event_to_json``; KeyError, TypeError or ValueError for something else."""
+    fields = dict(step["fields"])
+    if "verdict" in fields:
+        fields["verdict"] = Verdict(fields["verdict"])
+    event: sg.Event = _EVENTS[step["event"]](**fields)
+    return event
+
+
+@attrs.frozen
+class Weighed:
+    """What the merged judge said, and the last sequence it had folded then: replaced as one."""
+
+    verdict: Verdict = Verdict.CONTINUE
+    evidence: Evidence = Evidence()
+    sequence: int = 0
 
 
 class Rollout:
@@ -64,8 +125,10 @@ class Rollout:
         self.joined = False
         self.acts = False  # may the local judge act?
         self.proved = False
-        self.verdict = Verdict.CONTINUE
-        self.evidence = Evidence()
+        self.weighed = Weighed()
+        self.joined_at = 0  # the last sequence stored when this process joined
+        self.folded = 0  # records folded by ``local``
+        self.decided: dict[str, Any] | None = None  # who proved harm, on which records
         self.unattributed = 0
         self.level_operations = 0
         self.level_units: set[str] = set()
@@ -82,6 +145,16 @@ class Rollout:
             self.level_sequence: int = document["level_sequence"]
             self.level_operations = 0
             self.level_units = set()
+
+    @property
+    def verdict(self) -> Verdict:
+        """The merged judge's."""
+        return self.weighed.verdict
+
+    @property
+    def evidence(self) -> Evidence:
+        """What the merged judge's verdict stands on."""
+        return self.weighed.evidence
 
     @property
     def ended(self) -> bool:
@@ -125,8 +198,13 @@ class Rollout:
         self.seen[observation.arm] = observation.at
         if not self.joined:
             return None
-        verdict, evidence = self.judge.update(self.local, (observation,))
+        verdict, evidence = self.saw_many((observation,))
         return (verdict, evidence) if self.acts else None
+
+    def saw_many(self, observations: Sequence[Observation]) -> tuple[Verdict, Evidence]:
+        """Fold observations into the local judge, whether it may act or not."""
+        self.folded += len(observations)
+        return self.judge.update(self.local, observations)
 
     def fold(self, observations: Sequence[Observation], boot: str) -> Verdict:
         """Fold the next observations of the index's sequence."""
@@ -139,5 +217,6 @@ class Rollout:
                     self.level_units.add(observation.unit)
             if self.joined and observation.writer != boot and self.processes == 1:
                 self.acts = False  # others report too: only the merged order counts
-        self.verdict, self.evidence = self.judge.update(self.merged, observations)
-        return self.verdict
+        verdict, evidence = self.judge.update(self.merged, observations)
+        self.weighed = Weighed(verdict, evidence, self.cursor)
+        return verdict

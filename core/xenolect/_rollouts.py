@@ -15,7 +15,7 @@ from typing import Any
 from xenolect import safeguards as sg
 from xenolect._breakers import Breakers
 from xenolect._codec import moment
-from xenolect._evidence import Rollout, evidence_to_json
+from xenolect._evidence import Rollout, baseline_from_json, event_to_json, evidence_to_json
 from xenolect._launch import Launch
 from xenolect._lifecycle import check_transition
 from xenolect._points import Points
@@ -32,7 +32,7 @@ from xenolect.errors import (
     TransitionError,
 )
 from xenolect.facts import Change, Observation, Put
-from xenolect.judges import Baseline, Evidence
+from xenolect.judges import Evidence
 from xenolect.model import (
     BreakerState,
     CanaryState,
@@ -160,6 +160,8 @@ class Canaries:
     def _begin(self, document: dict[str, Any], ramp: Any) -> None:
         state, _, _ = ramp.step(ramp.start(), sg.Start(), document["started_at"], 0.0)
         document["state"] = ramp.dump(state)
+        document["step"] = event_to_json(sg.Start(), document["started_at"], 0.0)
+        document["decided"] = None
 
     def _attempt(self, variant_id: str) -> int:
         last = self._runtime.value("rollout", variant_id)
@@ -200,7 +202,7 @@ class Canaries:
                     version,
                     self._launch.judge_of(value),
                     self._launch.ramp_of(value),
-                    _baseline(value["baseline"]),
+                    baseline_from_json(value["baseline"]),
                 )
                 if not current.ended:
                     self._breakers.shut.discard(key)
@@ -289,7 +291,7 @@ class Canaries:
             self._runtime.performance.observe(observation)
             answer = rollout.saw(observation)
             if answer is not None and answer[0] == Verdict.ROLLBACK:
-                self._prove(rollout, answer[1])
+                self._prove(rollout, answer[1], local=True)
 
     def _eligible(self, rollout: Rollout, agent_id: str | None) -> bool:
         canary = self._runtime.variants.get(rollout.variant_id)
@@ -304,13 +306,23 @@ class Canaries:
             return canary.id not in mask.refused
         return self._runtime.refuses(canary, profile.context) is None
 
-    def _prove(self, rollout: Rollout, evidence: Evidence) -> None:
+    def _prove(self, rollout: Rollout, evidence: Evidence, *, local: bool) -> None:
         """Harm is proved: shut the variant at once, commit right after."""
         if rollout.proved:
             return
         rollout.proved = True
         variant_id = rollout.variant_id
         detail = evidence_to_json(evidence)
+        rollout.decided = (
+            {
+                "by": "local",
+                "writer": self._runtime.boot,
+                "joined": rollout.joined_at,
+                "records": rollout.folded,
+            }
+            if local
+            else {"by": "merged", "sequence": rollout.weighed.sequence}
+        )
         reason = evidence.reason or "evidence of harm"
         if self._runtime.mode is Mode.OBSERVE:
             self._runtime.tell("canary.verdict", variant_id, verdict="rollback", evidence=detail)
@@ -357,15 +369,13 @@ class Canaries:
                 stored = runtime.index.observations(rollout.id, 0)
                 rollout.fold(stored, runtime.boot)
                 waiting = [o for o in runtime.performance.waiting() if o.rollout == rollout.id]
-                if rollout.processes == 1:
-                    rollout.judge.update(rollout.local, [*stored, *waiting])
-                else:
-                    rollout.judge.update(rollout.local, waiting)
+                rollout.joined_at = rollout.cursor
+                rollout.saw_many([*stored, *waiting] if rollout.processes == 1 else waiting)
                 rollout.acts = acts
                 rollout.joined = True
-                verdict, evidence = rollout.judge.update(rollout.local, ())
+                verdict, evidence = rollout.saw_many(())
                 if acts and verdict == Verdict.ROLLBACK:
-                    self._prove(rollout, evidence)
+                    self._prove(rollout, evidence, local=True)
 
     def _leads(self, rollout: Rollout) -> bool:
         boot, now = self._runtime.boot, self._runtime.alive()
@@ -395,7 +405,7 @@ class Canaries:
         if not new:
             return
         if rollout.fold(new, self._runtime.boot) == Verdict.ROLLBACK:
-            self._prove(rollout, rollout.evidence)
+            self._prove(rollout, rollout.evidence, local=False)
 
     def tick(self, now: float) -> None:
         """Health checks that are due, by the leader of each rollout."""
@@ -479,7 +489,8 @@ class Canaries:
         state = self._launch.ramp_of(document).load(document["state"])
         verdict, evidence = document["verdict"], document["evidence"]
         if rollout is not None and rollout.evidence.canary_operations:
-            verdict, evidence = rollout.verdict, evidence_to_json(rollout.evidence)
+            weighed = rollout.weighed
+            verdict, evidence = weighed.verdict, evidence_to_json(weighed.evidence)
         ended = document.get("ended_at") is not None
         return CanaryStatus(
             current.id,
@@ -541,12 +552,3 @@ class Canaries:
             raise TransitionError(f"the rollout of {variant_id!r}: {reply.reason}")
         self._runtime.settle()
         return self.status(variant_id)
-
-
-def _baseline(data: Mapping[str, Any]) -> Baseline:
-    return Baseline(
-        data["operations"],
-        data["failures"],
-        {unit: (n, f) for unit, (n, f) in data["units"].items()},
-        tuple((index, count) for index, count in data["latency"]),
-    )

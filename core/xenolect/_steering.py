@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from xenolect import safeguards as sg
-from xenolect._evidence import Rollout, evidence_to_json
+from xenolect._evidence import Rollout, Weighed, event_to_json, evidence_to_json
 from xenolect._points import Points
 from xenolect._runtime import Runtime
 from xenolect._variants import Variants
@@ -49,7 +49,8 @@ class Steering:
         """A health check that is due."""
         document = rollout.document
         interval = self._runtime.config.metrics.interval
-        verdict, evidence = rollout.verdict, rollout.evidence
+        weighed = rollout.weighed
+        verdict, evidence = weighed.verdict, weighed.evidence
         last = rollout.seen.get("canary")
         fresh = last is not None and now - last <= 2 * interval
         missing = ""
@@ -77,7 +78,7 @@ class Steering:
             missing=missing,
         )
         before = rollout.state
-        self.step(rollout, check, now, checked=True)
+        self.step(rollout, check, now, weighed)
         passed = rollout.ended or rollout.state.level > before.level
         held = rollout.state.state == CanaryState.HOLD
         self._runtime.performance.incident(
@@ -99,20 +100,26 @@ class Steering:
         return min(needed, max(1, inside)) if self._runtime.agents else needed
 
     def step(
-        self, rollout: Rollout, event: sg.Event, now: float, *, checked: bool = False
+        self, rollout: Rollout, event: sg.Event, now: float, weighed: Weighed | None = None
     ) -> sg.Reply:
-        """Step the ramp, commit what it became, carry out what it asks for."""
+        """Step the ramp, commit what it became, carry out what it asks for.
+
+        ``weighed``: what a health check looked at.
+        """
         runtime = self._runtime
+        checked = weighed is not None
+        weighed = weighed or rollout.weighed
         if runtime.mode is Mode.OBSERVE and checked:
             runtime.tell(
                 "canary.verdict",
                 rollout.variant_id,
-                verdict=str(rollout.verdict),
-                evidence=evidence_to_json(rollout.evidence),
+                verdict=str(weighed.verdict),
+                evidence=evidence_to_json(weighed.evidence),
             )
             return None
         before = rollout.state
-        state, reply, actions = rollout.ramp.step(before, event, now, runtime.rng.random())
+        draw = runtime.rng.random()
+        state, reply, actions = rollout.ramp.step(before, event, now, draw)
         ending: sg.Action | None = None
         for action in actions:
             if isinstance(action, sg.Alert):
@@ -122,12 +129,13 @@ class Steering:
                 ending = action
         if isinstance(ending, sg.RollBack):
             self._shut(rollout.variant_id)
-            detail = evidence_to_json(rollout.evidence)
-            self._points.roll_back(
-                rollout.variant_id, ending.reason, blame=ending.blame, evidence=detail
-            )
+            self._points.roll_back(rollout.variant_id, ending.reason, blame=ending.blame)
             return reply
-        document = self._document(rollout, state, now, checked)
+        made = event_to_json(event, now, draw)
+        document = self._document(rollout, state, now, weighed, made)
+        if checked:
+            document["next_check_at"] = now + document["check_interval"]
+            document["checks"] = document.get("checks", 0) + 1
         if isinstance(ending, sg.Finish):
             self._promote(rollout, document, forced=isinstance(event, sg.Promote) and event.force)
             return reply
@@ -153,21 +161,28 @@ class Steering:
             )
         return reply
 
-    def _document(self, rollout: Rollout, state: Any, now: float, checked: bool) -> dict[str, Any]:
+    def _document(
+        self,
+        rollout: Rollout,
+        state: Any,
+        now: float,
+        weighed: Weighed,
+        made: Mapping[str, Any],
+    ) -> dict[str, Any]:
+        """The rollout's next document; with ``step`` and ``sequence`` it can be recomputed."""
         document = {
             **rollout.document,
             "state": rollout.ramp.dump(state),
-            "verdict": str(rollout.verdict),
-            "evidence": evidence_to_json(rollout.evidence),
-            "sequence": rollout.cursor,
+            "step": made,
+            "verdict": str(weighed.verdict),
+            "evidence": evidence_to_json(weighed.evidence),
+            "sequence": weighed.sequence,
+            "decided": None,
         }
-        if checked:
-            document["next_check_at"] = now + document["check_interval"]
-            document["checks"] = document.get("checks", 0) + 1
         if state.state != rollout.state.state:
             document["changed_at"] = now
         if state.level != rollout.state.level or state.state != rollout.state.state:
-            document["level_sequence"] = rollout.cursor
+            document["level_sequence"] = weighed.sequence
         return document
 
     def _promote(self, rollout: Rollout, document: dict[str, Any], *, forced: bool) -> None:
@@ -203,10 +218,12 @@ class Steering:
             return [Put("rollout", variant_id, ended)]
         event: sg.Event = sg.Proved(reason) if blame else sg.Abort()
         state, _, _ = rollout.ramp.step(rollout.state, event, now, 0.0)
-        document = self._document(rollout, state, now, False)
-        if evidence is not None:
+        made = event_to_json(event, now, 0.0)
+        document = self._document(rollout, state, now, rollout.weighed, made)
+        if evidence is not None:  # of the judge that proved harm, local or merged
             document["evidence"] = evidence
             document["verdict"] = str(Verdict.ROLLBACK)
+            document["decided"] = rollout.decided
         document["reason"] = reason
         document["ended_at"] = now
         return [Put("rollout", variant_id, document)]

@@ -29,6 +29,7 @@ __all__ = [
     "Window",
     "canonical",
     "digest_entry",
+    "digest_entry_text",
     "digest_fact",
     "digest_fact_text",
 ]
@@ -166,14 +167,16 @@ def digest_entry(
     previous: str, revision: int, at: float, actor: str, changes: Sequence[Change]
 ) -> str:
     """The hash-chain digest of one entry: SHA-256 over the previous digest and every field."""
-    body = canonical(
-        {
-            "revision": revision,
-            "at": at,
-            "actor": actor,
-            "changes": [change_to_json(change) for change in changes],
-        }
-    )
+    text = canonical([change_to_json(change) for change in changes])
+    return digest_entry_text(previous, revision, at, actor, text)
+
+
+def digest_entry_text(previous: str, revision: int, at: float, actor: str, text: str) -> str:
+    """``digest_entry`` of changes that are canonical text already, as a store keeps it.
+
+    Over the stored bytes, so that an edit is noticed even where both texts mean the same (0.10, 0.1).
+    """
+    body = f'{{"actor":{canonical(actor)},"at":{canonical(at)},"changes":{text},"revision":{revision}}}'
     return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
 
 

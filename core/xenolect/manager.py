@@ -22,6 +22,7 @@ from xenolect._states import States
 from xenolect._validate import check_name, failures_of
 from xenolect._variants import Variants
 from xenolect.config import Config, load
+from xenolect.decisions import Decisions
 from xenolect.errors import InvalidError, InvalidMetricsError
 from xenolect.events import Event
 from xenolect.facts import Put
@@ -148,6 +149,7 @@ class EmergenceManager:
         self.states = States(runtime)
         self._selector = Selector(runtime, self._breakers)
         self.points = Points(runtime, self.variants, self.states, self._breakers)
+        self.decisions = Decisions(runtime.index)
         self.canaries = Canaries(
             runtime, self.variants, self.points, self._breakers, self._selector
         )
