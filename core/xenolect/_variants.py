@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -197,14 +198,21 @@ class Variants:
         """PROPOSED -> TESTING; ROLLED_BACK -> TESTING once the quarantine is over."""
         current = self.get(variant)
         check_transition(current, S.TESTING)
-        until = (self._runtime.value("quarantine", current.id) or {}).get("until", 0.0)
-        now = self._runtime.clock()
-        if current.status == S.ROLLED_BACK and now < until:
+        until = self.quarantine(current)
+        if until is not None:
             raise TransitionError(
                 f"variant {current.id!r} was rolled back and is in quarantine until "
-                f"{moment(until):%Y-%m-%d %H:%M} UTC ([rollback] quarantine)"
+                f"{until:%Y-%m-%d %H:%M} UTC ([rollback] quarantine)"
             )
         return self._move(current, S.TESTING, "variant.testing")
+
+    def quarantine(self, variant: Any) -> datetime | None:
+        """Until when a variant that was rolled back may not be tested again; None when it may."""
+        current = self.get(variant)
+        until = (self._runtime.value("quarantine", current.id) or {}).get("until", 0.0)
+        if current.status != S.ROLLED_BACK or until <= self._runtime.clock():
+            return None
+        return moment(until)
 
     def activate(self, variant: Any, *, force: bool = False) -> ProtocolVariant:
         """To ACTIVE: the first of its protocol (it becomes the baseline), a deprecated one again,

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from xenolect import errors
+from xenolect._cli.failure import fail, fail_usage
+from xenolect._cli.groups import Verbs
+
+if TYPE_CHECKING:
+    from xenolect._registry import Offered, Registry
 
 __all__ = ["main"]
 
@@ -28,16 +35,34 @@ COMMANDS = {
     "why": ("why", "Explain a choice for an agent, or what became of a variant."),
 }
 ELSEWHERE = {
-    "demo": ("xenolect-mcp", "Roll five changes out to real MCP clients (needs xenolect-mcp)."),
+    "demo": ("xenolect-mcp", "Roll five changes out to real MCP clients."),
 }
 
 
-class Lazy(click.Group):
+MACHINE = "xenolect.machine"
+
+
+class Lazy(Verbs):
     """A group that knows its commands' names and help without importing them."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember --json, which stands behind a command, for errors that come before it runs."""
+        ctx.meta[MACHINE] = "--json" in args
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """With --json a wrong call is answered in JSON too."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            if not ctx.meta[MACHINE]:
+                raise
+            fail_usage(error.format_message(), True)
+            ctx.exit(error.exit_code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Ours, those of plugins, and those we know where to get."""
-        return sorted({*COMMANDS, *ELSEWHERE, *_plugin_commands()})
+        return sorted({*COMMANDS, *ELSEWHERE, *_offered()})
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         """Import the command that is asked for."""
@@ -45,64 +70,89 @@ class Lazy(click.Group):
             module = importlib.import_module(f"xenolect._cli.{COMMANDS[name][0]}")
             command: click.Command = module.command
             return command
-        offered = _plugin_commands().get(name)
-        if offered is not None:
-            made: click.Command = offered.offer.make()
-            return made
+        offers = _offered().get(name)
+        if offers is not None:
+            return _made(name, offers)
         if name in ELSEWHERE:
-            return _missing(name, ELSEWHERE[name][0])
+            return _failing(name, _missing(name, ELSEWHERE[name][0]))
         return None
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Say what is near when a name is wrong."""
-        name = args[0] if args else ""
-        if name and not name.startswith("-") and self.get_command(ctx, name) is None:
-            import difflib
-
-            near = difflib.get_close_matches(name, self.list_commands(ctx), 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise click.UsageError(f"no command is called {name!r}{hint}", ctx)
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and help, from the tables: importing thirteen modules for one page is too slow."""
         rows = {name: text for name, (_, text) in COMMANDS.items()}
-        rows |= {name: text for name, (_, text) in ELSEWHERE.items()}
-        for name, offered in _plugin_commands().items():
-            if name not in rows:
-                rows[name] = f"From {offered.source}."
+        for name, offers in _offered().items():
+            source = " and ".join(each.source for each in offers)
+            text = ELSEWHERE[name][1] if name in ELSEWHERE else "An added command."
+            rows.setdefault(name, f"{text} ({source})")
+        for name, (distribution, text) in ELSEWHERE.items():
+            rows.setdefault(name, f"{text} (needs {distribution})")
         with formatter.section("Commands"):
             formatter.write_dl(sorted(rows.items()))
 
 
-_found: dict[str, Any] | None = None
+_registry: Registry | None = None
 
 
-def _plugin_commands() -> dict[str, Any]:
-    """The commands that installed plugins offer, found once."""
-    global _found
-    if _found is None:
+def _plugins() -> Registry:
+    """The installed plugins, collected once; the bundled ones add no commands."""
+    global _registry
+    if _registry is None:
         from xenolect._registry import Registry
         from xenolect.config import PluginsConfig
 
-        _found = {each.name: each for each in Registry.collect(PluginsConfig(), (), ()).commands()}
-    return _found
+        _registry = Registry.collect(PluginsConfig(), (), ())
+    return _registry
 
 
-def _missing(name: str, distribution: str) -> click.Command:
-    @click.command(name, context_settings={"ignore_unknown_options": True})
-    @click.argument("arguments", nargs=-1)
-    def missing(arguments: Sequence[str]) -> None:
-        click.echo(
-            f"error: `xenolect {name}` comes with {distribution}; install it: "
-            f"pip install {distribution}",
-            err=True,
+def _offered() -> dict[str, list[Offered]]:
+    """The commands of plugins by name; two plugins may offer the same."""
+    found: dict[str, list[Offered]] = {}
+    for each in _plugins().commands():
+        found.setdefault(each.name, []).append(each)
+    return found
+
+
+def _made(name: str, offers: Sequence[Offered]) -> click.Command:
+    """The command of a plugin, or one that says why there is none."""
+    sources = " and ".join(f"{each.plugin} ({each.source})" for each in offers)
+    if len(offers) > 1:
+        return _failing(
+            name,
+            f"two plugins offer `xenolect {name}`: {sources}; remove one of them",
         )
-        raise SystemExit(3)
+    try:
+        made = offers[0].offer.make()
+    except Exception as error:
+        return _failing(
+            name,
+            f"`xenolect {name}` of {sources} can not be loaded: {type(error).__name__}: {error}",
+        )
+    if not isinstance(made, click.Command):
+        return _failing(name, f"`xenolect {name}` of {sources} is no click.Command but {made!r}")
+    return made
 
-    return missing
+
+def _missing(name: str, distribution: str) -> str:
+    """Why a command that we know is not there."""
+    for record in _plugins().describe():
+        if record.source.partition(" ")[0] == distribution and record.status != "loaded":
+            return f"xenolect {name} comes with {record.source}, which is {record.status}: {record.why}"
+    return f"xenolect {name} comes with {distribution}; install it: pip install {distribution}"
+
+
+def _failing(name: str, message: str) -> click.Command:
+    """A command that takes any arguments and fails with a message and exit code 3."""
+
+    @click.command(
+        name,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+        add_help_option=False,
+    )
+    @click.pass_context
+    def failing(ctx: click.Context) -> None:
+        ctx.exit(fail(errors.PluginError(message), bool(ctx.meta[MACHINE])))
+
+    return failing
 
 
 @click.group(cls=Lazy, context_settings={"help_option_names": ["-h", "--help"]})

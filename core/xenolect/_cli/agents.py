@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 import click
 
-from xenolect._cli.common import ListByDefault, Output, pair, store_command, table
+from xenolect._cli.common import Output, pair, say, store_command, table
+from xenolect._cli.groups import ListByDefault
 from xenolect.manager import EmergenceManager
 from xenolect.model import Agent, AgentContext
 
@@ -22,9 +25,7 @@ def list_(manager: EmergenceManager, output: Output) -> None:
     """List agents."""
     agents = manager.agents.list()
     if not agents and not output.machine:
-        click.echo(
-            "no agents; register one with `xenolect agents register NAME --capability zstd=1.5`"
-        )
+        say("no agents; register one with `xenolect agents register NAME --capability zstd=1.5`")
         return
     output.show(
         agents,
@@ -35,11 +36,19 @@ def list_(manager: EmergenceManager, output: Output) -> None:
                     a.id,
                     a.context.version or "-",
                     a.context.platform or "-",
-                    json.dumps(a.context.capabilities, ensure_ascii=False),
+                    _words(a.context.capabilities),
                 )
                 for a in agents
             ],
         ),
+    )
+
+
+def _words(capabilities: Mapping[str, Any]) -> str:
+    """As they are typed after --capability."""
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}"
+        for name, value in sorted(capabilities.items())
     )
 
 
@@ -55,7 +64,7 @@ def _context(
 
 
 def _said(agent: Agent, output: Output, what: str) -> None:
-    output.show(agent, lambda: click.echo(f"{agent.id}  {what}  version {agent.version}"))
+    output.show(agent, lambda: say(f"{agent.id}  {what}  version {agent.version}"))
 
 
 @command.command("register")
@@ -106,4 +115,4 @@ def update(
 def remove(manager: EmergenceManager, output: Output, agent: str) -> None:
     """Forget AGENT."""
     manager.agents.remove(agent)
-    output.show({"removed": agent}, lambda: click.echo(f"{agent}  removed"))
+    output.show({"removed": agent}, lambda: say(f"{agent}  removed"))

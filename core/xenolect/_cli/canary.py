@@ -6,24 +6,26 @@ from typing import Any
 
 import click
 
-from xenolect._cli.common import Output, pair, store_command
+from xenolect import errors
+from xenolect._cli.common import Output, pair, say, store_command, table
+from xenolect._cli.groups import Verbs
 from xenolect._cli.why import _rollout
 from xenolect.manager import EmergenceManager
 from xenolect.model import CanaryStatus
 from xenolect.units import format_seconds
 
 
-@click.group("canary")
+@click.group("canary", cls=Verbs)
 def command() -> None:
     """Start, watch and steer rollouts."""
 
 
 def _show(status: CanaryStatus, output: Output) -> None:
     def text() -> None:
-        click.echo(status.variant_id)
+        say(status.variant_id)
         _rollout(status)
         if status.expected_decision is not None and status.next_check_at is not None:
-            click.echo(f"expected to need {format_seconds(status.expected_decision)} to decide")
+            say(f"expected to need {format_seconds(status.expected_decision)} to decide")
 
     output.show(status, text)
 
@@ -78,11 +80,32 @@ def start(
 
 
 @command.command("status")
-@click.argument("variant")
+@click.argument("variant", required=False)
 @store_command()
-def status(manager: EmergenceManager, output: Output, variant: str) -> None:
-    """Where VARIANT's rollout stands."""
-    _show(manager.canaries.status(variant), output)
+def status(manager: EmergenceManager, output: Output, variant: str | None) -> None:
+    """Where VARIANT's rollout stands, or every variant's last one."""
+    if variant is not None:
+        _show(manager.canaries.status(variant), output)
+        return
+    found = []
+    for each in manager.variants.list():
+        try:
+            found.append(manager.canaries.status(each))
+        except errors.NotFoundError:
+            continue
+    if not found and not output.machine:
+        say("no rollout yet; start one with `xenolect canary start VARIANT`")
+        return
+    output.show(
+        found,
+        lambda: table(
+            ("variant", "control", "state", "share", "verdict", "reason"),
+            [
+                (s.variant_id, s.control_id, s.state, f"{s.fraction:.1%}", s.verdict, s.reason)
+                for s in found
+            ],
+        ),
+    )
 
 
 def _verb(name: str, help_: str, forcible: bool = False) -> None:

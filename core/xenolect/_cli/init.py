@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from xenolect import errors
-from xenolect._cli.common import Output
+from xenolect._cli.common import Output, place_of, say, store_options
 from xenolect.manager import EmergenceManager
 
 TEMPLATE = """\
@@ -35,36 +35,62 @@ TEMPLATE = """\
 
 
 @click.command("init")
-@click.argument("directory", default="variants/", type=click.Path(file_okay=False))
-@click.option("--json", "machine", is_flag=True, help="One JSON document on standard output.")
-def command(directory: str, machine: bool) -> None:
-    """Make a store in DIRECTORY (default: variants/); what is there already is left alone."""
+@click.argument("directory", required=False)
+@store_options
+def command(directory: str | None, storage: str | None, config: str | None, machine: bool) -> None:
+    """Make a store in DIRECTORY (default: variants/); what is there already is left alone.
+
+    With --config nothing is written but the store that the file describes.
+    """
     output = Output(machine)
     try:
-        settings = Path(directory) / "xenolect.toml"
-        fresh = not settings.exists()
-        try:
-            Path(directory).mkdir(parents=True, exist_ok=True)
-            if fresh:
-                settings.write_text(TEMPLATE, "utf-8")
-        except OSError as error:
-            raise errors.StorageError(
-                f"{directory} can not be written: {error.strerror}"
-            ) from error
-        with EmergenceManager.open(directory, background=False, process=False) as manager:
+        if directory is not None and (storage is not None or config is not None):
+            raise errors.InvalidError("give DIRECTORY, --storage or --config, only one of them")
+        place = place_of(directory if directory is not None else storage, config)
+        settings = None if config is not None or "://" in place else Path(place) / "xenolect.toml"
+        if settings is not None and settings.parent.suffix == ".toml":
+            raise errors.InvalidError(
+                f"{place} is the name of a file with settings; give a directory, or --config {place}"
+            )
+        written = settings is not None and _write(settings)
+        with EmergenceManager.open(place, background=False, process=False, actor="cli") as manager:
             status = manager.status()
     except errors.EmergenceError as error:
         raise SystemExit(output.fail(error)) from None
 
     def text() -> None:
-        click.echo(f"store {directory}: {sum(status['variants'].values())} variants")
-        click.echo(
-            f"{settings}: {'written, every setting commented' if fresh else 'kept as it is'}"
-        )
-        if fresh:
-            click.echo(
-                "next: xenolect propose --id json --description 'plain JSON' "
-                '--changes \'{"wire": "json"}\''
+        say(f"store     {status['storage']}: {sum(status['variants'].values())} variants")
+        if settings is not None:
+            how = "written, every setting commented" if written else "kept as it is"
+            say(f"settings  {settings}: {how}")
+        if not status["revision"]:
+            say(
+                "next      xenolect propose --id json --description 'plain JSON' "
+                '--changes \'{"wire": "json"}\' --activate'
             )
 
-    output.show({"storage": directory, "created": fresh, "settings": str(settings)}, text)
+    document = {
+        "storage": status["storage"],
+        "created": written,
+        "settings": None if settings is None else str(settings),
+    }
+    output.show(document, text)
+
+
+def _write(settings: Path) -> bool:
+    """Write the template where there is no file yet; was it written?"""
+    try:
+        settings.parent.mkdir(parents=True, exist_ok=True)
+        with settings.open("x", encoding="utf-8") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        if settings.is_file():
+            return False
+        raise errors.StorageError(
+            f"{settings.parent} is not a directory; name another place"
+        ) from None
+    except OSError as error:
+        raise errors.StorageError(
+            f"{settings.parent} can not be written: {error.strerror}"
+        ) from error
+    return True

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import logging
+
 import click
 
 from xenolect import errors
-from xenolect._cli.common import Output, table
+from xenolect._cli.common import Output, place_of, store_options, table
 from xenolect._registry import Registry
 from xenolect.config import load
 
 
 @click.command("plugins")
-@click.option("--storage", metavar="PATH_OR_URL")
-@click.option("--config", metavar="FILE")
-@click.option("--json", "machine", is_flag=True, help="One JSON document on standard output.")
+@store_options
 def command(storage: str | None, config: str | None, machine: bool) -> None:
     """Show every plugin: loaded, left out and why, or blocked; and what each offers."""
     output = Output(machine)
     try:
-        settings = load(storage if storage is not None else config)
+        # the table says what was left out; the log would say it twice
+        logging.getLogger("xenolect").addHandler(logging.NullHandler())
+        settings = load(place_of(storage, config))
         records = Registry.collect(settings.plugins).describe()
     except errors.EmergenceError as error:
         raise SystemExit(output.fail(error)) from None

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import click
 
-from xenolect._cli.common import Output, store_command, table
+from xenolect._cli.common import Output, say, store_command, table
+from xenolect._cli.groups import ListByDefault
 from xenolect.manager import EmergenceManager
 
 
-@click.group("points")
+@click.group("points", cls=ListByDefault)
 def command() -> None:
-    """List, create, verify and restore rollback points."""
+    """List rollback points (default), or create, verify and restore them."""
 
 
 @command.command("list")
-@click.argument("variant")
+@click.argument("variant", required=False)
 @store_command()
-def list_(manager: EmergenceManager, output: Output, variant: str) -> None:
-    """The points of VARIANT, oldest first."""
-    points = manager.points.list(variant)
+def list_(manager: EmergenceManager, output: Output, variant: str | None) -> None:
+    """The points of VARIANT, or of all, oldest first."""
+    whose = [variant] if variant is not None else [v.id for v in manager.variants.list()]
+    points = [point for name in whose for point in manager.points.list(name)]
     if not points and not output.machine:
-        click.echo(f"{variant} has no rollback points")
+        say("no rollback points yet; a rollout makes one, and so does `xenolect points create`")
         return
     output.show(
         points,
@@ -41,7 +43,7 @@ def list_(manager: EmergenceManager, output: Output, variant: str) -> None:
 def create(manager: EmergenceManager, output: Output, variant: str, reason: str) -> None:
     """Store a point of VARIANT as it is now."""
     point = manager.points.create(variant, reason)
-    output.show(point, lambda: click.echo(point.id))
+    output.show(point, lambda: say(point.id))
 
 
 @command.command("verify")
@@ -50,7 +52,7 @@ def create(manager: EmergenceManager, output: Output, variant: str, reason: str)
 def verify(manager: EmergenceManager, output: Output, point: str) -> None:
     """Read POINT and its state back."""
     found = manager.points.verify(point)
-    output.show(found, lambda: click.echo(f"{found.id}  intact"))
+    output.show(found, lambda: say(f"{found.id}  intact"))
 
 
 @command.command("restore")
@@ -59,4 +61,4 @@ def verify(manager: EmergenceManager, output: Output, point: str) -> None:
 def restore(manager: EmergenceManager, output: Output, point: str) -> None:
     """Put content and state back to POINT; the status stays."""
     after = manager.points.restore(point)
-    output.show(after, lambda: click.echo(f"{after.id}  {after.status}  version {after.version}"))
+    output.show(after, lambda: say(f"{after.id}  {after.status}  version {after.version}"))

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from xenolect import errors
-from xenolect._cli.common import Output, pair, parse, store_command
+from xenolect._cli.common import Output, pair, parse, say, store_command
 from xenolect.manager import EmergenceManager
 
 FIELDS = (
@@ -82,7 +82,7 @@ def command(
     def text_() -> None:
         for variant in proposed:
             needs = ", ".join(f"{k} {json.dumps(v)}" for k, v in variant.requirements.items())
-            click.echo(
+            say(
                 f"{variant.id}  {variant.status}  {variant.description}"
                 + (f"  (requires {needs})" if needs else "")
             )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from xenolect._cli.common import Output, store_command
+from xenolect._cli.common import Output, say, store_command
 from xenolect.manager import EmergenceManager
 
 
@@ -19,7 +19,7 @@ def command(manager: EmergenceManager, output: Output, variant: str, reason: str
     name = None if baseline is None else baseline.id
 
     def text() -> None:
-        click.echo(f"{after.id}  {after.status}  version {after.version}")
-        click.echo(f"baseline of {after.protocol}: {name}")
+        say(f"{after.id}  {after.status}  version {after.version}")
+        say(f"baseline of {after.protocol}: {name}")
 
     output.show({"variant": after, "baseline": name}, text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from xenolect._cli.common import Output, pair, store_command
+from xenolect._cli.common import Output, pair, say, store_command
 from xenolect.manager import EmergenceManager
 from xenolect.model import Agent, AgentContext
 
@@ -47,10 +47,8 @@ def command(
 
     def text() -> None:
         parts = ", ".join(f"{name} {value:.3f}" for name, value in selection.parts.items())
-        click.echo(
-            f"{selection.variant.id}  ({selection.reason}, score {selection.score:.3f}: {parts})"
-        )
+        say(f"{selection.variant.id}  ({selection.reason}, score {selection.score:.3f}: {parts})")
         for name, reason in selection.excluded.items():
-            click.echo(f"not {name}: {reason}")
+            say(f"not {name}: {reason}")
 
     output.show(document, text)

@@ -9,12 +9,13 @@ from typing import Any
 import click
 
 from xenolect import errors
-from xenolect._cli.common import Output, plain, store_command, table
+from xenolect._cli.common import Output, bar, plain, say, store_command, strict_json, table
+from xenolect._cli.groups import Verbs
 from xenolect.manager import EmergenceManager
 from xenolect.units import format_bytes
 
 
-@click.group("state")
+@click.group("state", cls=Verbs)
 def command() -> None:
     """Put, get, list, verify and clean up states."""
 
@@ -27,19 +28,17 @@ def command() -> None:
 def put(manager: EmergenceManager, output: Output, variant: str, file: str, as_json: bool) -> None:
     """Store FILE as the next state of VARIANT."""
     if as_json:
-        import json
-
         try:
-            value: Any = json.loads(Path(file).read_text("utf-8"))
+            value: Any = strict_json(Path(file).read_text("utf-8"))
         except ValueError as error:
             raise errors.InvalidError(f"{file} is not JSON: {error}") from None
         ref = manager.states.put(variant, value)
     else:
-        with open(file, "rb") as stream:
-            ref = manager.states.put(variant, stream)
+        with open(file, "rb") as stream, bar("storing") as progress:
+            ref = manager.states.put(variant, stream, progress=progress)
     output.show(
         ref,
-        lambda: click.echo(
+        lambda: say(
             f"{ref.variant_id} state {ref.version}: {format_bytes(ref.size)} in {ref.chunks} chunks"
         ),
     )
@@ -59,9 +58,13 @@ def get(
     if out is not None:
         with manager.states.open(variant, version) as source, open(out, "wb") as target:
             shutil.copyfileobj(source, target, 1 << 20)
-        output.show({"written": out}, lambda: click.echo(out))
+        output.show({"written": out}, lambda: say(out))
         return
     value = manager.states.get(variant, version)
+    if isinstance(value, bytes) and output.machine:
+        raise errors.InvalidError(
+            f"the state of {variant!r} is bytes, which JSON can not hold; write it with --out FILE"
+        )
     if isinstance(value, bytes):
         sys.stdout.buffer.write(value)
     else:
@@ -101,12 +104,13 @@ def versions(manager: EmergenceManager, output: Output, variant: str) -> None:
 @store_command()
 def verify(manager: EmergenceManager, output: Output, variant: str | None, deep: bool) -> int:
     """Check the states of VARIANT, or of all."""
-    report = manager.states.verify(variant, deep=deep)
+    with bar("verifying") as progress:
+        report = manager.states.verify(variant, deep=deep, progress=progress)
 
     def text() -> None:
         for problem in report.problems:
-            click.echo(str(problem))
-        click.echo(
+            say(str(problem))
+        say(
             f"{report.checked} objects, {format_bytes(report.bytes)}, "
             f"{len(report.problems)} problems"
         )
@@ -120,12 +124,13 @@ def verify(manager: EmergenceManager, output: Output, variant: str | None, deep:
 @store_command()
 def gc(manager: EmergenceManager, output: Output, dry_run: bool) -> None:
     """Remove chunks that no version refers to and that are older than the grace."""
-    removed = manager.states.gc(dry_run=dry_run)
+    with bar("cleaning up") as progress:
+        removed = manager.states.gc(dry_run=dry_run, progress=progress)
     verb = "would remove" if dry_run else "removed"
 
     def text() -> None:
         for key in removed.removed:
-            click.echo(key)
-        click.echo(f"{verb} {len(removed.removed)} objects; {removed.young} are within the grace")
+            say(key)
+        say(f"{verb} {len(removed.removed)} objects; {removed.young} are within the grace")
 
     output.show(removed, text)

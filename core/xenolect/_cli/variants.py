@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from xenolect._cli.common import ListByDefault, Output, store_command, table
+from xenolect._cli.common import Output, say, store_command, table
+from xenolect._cli.groups import ListByDefault
 from xenolect.manager import EmergenceManager
 from xenolect.model import ProtocolVariant, VariantStatus
 
@@ -23,7 +24,7 @@ def _list(
     variants = manager.variants.list(status=status, protocol=protocol)
     baselines = set(manager.status()["baselines"].values())
     if not variants and not output.machine:
-        click.echo("no variants; propose one with `xenolect propose`")
+        say("no variants; propose one with `xenolect propose`")
         return
     output.show(
         variants,
@@ -44,11 +45,11 @@ def _list(
 
 
 def _print(variant: ProtocolVariant) -> None:
-    click.echo(f"{variant.id}  {variant.status}  version {variant.version}  {variant.description}")
+    say(f"{variant.id}  {variant.status}  version {variant.version}  {variant.description}")
     for name in ("changes", "requirements", "optional", "conflicts", "metadata"):
         value: Any = getattr(variant, name)
         if value:
-            click.echo(f"  {name}: {json.dumps(value, ensure_ascii=False)}")
+            say(f"  {name}: {json.dumps(value, ensure_ascii=False)}")
 
 
 @command.command("list")
@@ -75,7 +76,7 @@ def _verb(name: str, help_: str, forcible: bool = False) -> None:
     def run(manager: EmergenceManager, output: Output, variant: str, **options: Any) -> None:
         method = getattr(manager.variants, {"test": "start_testing"}.get(name, name))
         moved = method(variant, **options)
-        output.show(moved, lambda: click.echo(f"{moved.id}  {moved.status}"))
+        output.show(moved, lambda: say(f"{moved.id}  {moved.status}"))
 
     run.__doc__ = help_
     run.__name__ = name
@@ -99,4 +100,4 @@ def baseline(manager: EmergenceManager, output: Output, protocol: str, variant: 
     """Show the fallback of PROTOCOL, or make VARIANT it."""
     found = manager.variants.baseline(protocol, variant)
     name = None if found is None else found.id
-    output.show({"protocol": protocol, "baseline": name}, lambda: click.echo(name or "none"))
+    output.show({"protocol": protocol, "baseline": name}, lambda: say(name or "none"))

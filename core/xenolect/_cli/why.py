@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from xenolect import errors
-from xenolect._cli.common import Output, store_command, table
+from xenolect._cli.common import Output, say, store_command, table
 from xenolect.manager import EmergenceManager
 from xenolect.model import CanaryStatus, ProtocolVariant
 
@@ -60,22 +60,26 @@ def _variant(manager: EmergenceManager, output: Output, variant: ProtocolVariant
     except errors.NotFoundError:
         rollout = None
     breaker = manager.breakers.status(variant)
+    quarantine = manager.variants.quarantine(variant)
     document = {
         "variant": variant,
         "rollout": rollout,
+        "quarantine": quarantine,
         "breaker": breaker,
         "history": manager.performance.history(variant),
         "points": manager.points.list(variant),
     }
 
     def text() -> None:
-        click.echo(f"{variant.id} is {variant.status} (version {variant.version})")
+        say(f"{variant.id} is {variant.status} (version {variant.version})")
         if rollout is None:
-            click.echo("it never had a rollout")
+            say("it never had a rollout")
         else:
             _rollout(rollout)
+        if quarantine is not None:
+            say(f"quarantine until {quarantine:%Y-%m-%d %H:%M} UTC: no new test before")
         if breaker.state != "closed":
-            click.echo(f"its breaker is {breaker.state}")
+            say(f"its breaker is {breaker.state}")
 
     output.show(document, text)
     return 0
@@ -83,21 +87,21 @@ def _variant(manager: EmergenceManager, output: Output, variant: ProtocolVariant
 
 def _rollout(rollout: CanaryStatus) -> None:
     share = f"{rollout.fraction:.1%} of the {rollout.unit}s"
-    click.echo(
+    say(
         f"rollout {rollout.attempt} against {rollout.control_id}: {rollout.state}, level "
         f"{rollout.level + 1} of {len(rollout.levels)}, {share}"
     )
     if rollout.reason:
-        click.echo(f"reason: {rollout.reason}")
+        say(f"reason: {rollout.reason}")
     evidence: Mapping[str, Any] = rollout.evidence
     if evidence.get("canary_operations") or evidence.get("control_operations"):
-        click.echo(
+        say(
             f"canary: {evidence['canary_failures']} of {evidence['canary_operations']} operations "
             f"failed, {evidence['canary_units']} {rollout.unit}s; control: "
             f"{evidence['control_failures']} of {evidence['control_operations']}, "
             f"{evidence['control_units']} {rollout.unit}s"
         )
-        click.echo(
+        say(
             f"evidence of harm {evidence['e_value']:.3g} (rolled back at "
             f"{evidence['threshold']:.3g}); that it is not worse {evidence['noninferiority']:.3g} "
             f"(promoted from {evidence['promote_at']:.3g})"
