@@ -37,7 +37,9 @@ __all__ = ["Play", "Screen", "policy_text"]
 CONCURRENCY = (
     8  # conversations at a time: enough to keep both processes busy (2.9 -> 2.0 ms a call)
 )
-WARM_UP = 80  # conversations before the first rollout; what is said in them trains the dictionaries
+WARM_UP = (
+    120  # conversations before the first rollout; what is said in them trains the dictionaries
+)
 LAGGING = 0.3  # of the agents have not fetched the second dictionary
 SAMPLE = 0.05  # seconds between two looks at a rollout
 PATIENCE = 3.0  # seconds for a decision after the last conversation
@@ -145,6 +147,7 @@ class Play:
             seed=self.seed,
             actor="demo",
             scoring=self.policy["scoring"],
+            breaker=self.policy["breaker"],
         ) as manager:
             async with (
                 serving(self.store, self._epoch, self.policy) as server,

@@ -185,6 +185,7 @@ async def _serve(options: Mapping[str, Any]) -> None:
             options["store"],
             clock=scaled(options["epoch"], float(policy["speed"])),
             scoring=policy["scoring"],
+            breaker=policy["breaker"],
             actor="demo server",
         ) as manager,
         socket.socket(proto=socket.IPPROTO_TCP) as listener,
