@@ -28,6 +28,7 @@ __all__ = [
     "event_from_json",
     "event_to_json",
     "evidence_to_json",
+    "health_check",
 ]
 
 ENDED = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
@@ -220,3 +221,37 @@ class Rollout:
         verdict, evidence = self.judge.update(self.merged, observations)
         self.weighed = Weighed(verdict, evidence, self.cursor)
         return verdict
+
+
+def health_check(
+    rollout: Rollout, weighed: Weighed, now: float, interval: float, units: int
+) -> sg.Check:
+    """What the ramp's gates look at. ``interval``: the window in which data is fresh; ``units``: how
+    many distinct ones a level needs."""
+    document = rollout.document
+    last = rollout.seen.get("canary")
+    fresh = last is not None and now - last <= 2 * interval
+    missing = ""
+    if last is None:
+        missing = "no data"
+        if rollout.unattributed:
+            missing = (
+                f"no data: {rollout.unattributed} operations were recorded without the "
+                f"{document['unit']} they belong to; pass "
+                f"{'session=' if rollout.by_session else 'agent_id='} to record or report"
+            )
+    elif not fresh:
+        missing = "stale data"
+    elif "control" not in rollout.seen:
+        missing = "no control"
+    return sg.Check(
+        verdict=weighed.verdict,
+        fresh=fresh,
+        sampled=(
+            rollout.level_operations >= document["min_operations"]
+            and len(rollout.level_units) >= units
+        ),
+        quiet=weighed.evidence.e_value < 20.0 and weighed.verdict != Verdict.HOLD,
+        clean=rollout.disturbed_at <= now - document["check_interval"],
+        missing=missing,
+    )

@@ -20,7 +20,7 @@ from xenolect.interfaces import Judge, Safeguard
 from xenolect.model import ProtocolVariant, VariantStatus
 from xenolect.ramps import levels
 
-__all__ = ["Launch", "Plan"]
+__all__ = ["Launch", "Plan", "ramp_options"]
 
 S = VariantStatus
 UNITS = ("agent", "session")
@@ -222,7 +222,7 @@ class Launch:
             "min_units": settings.min_units,
             "check_interval": settings.health_check_interval,
             "judge": {"use": settings.judge.use, "options": dict(settings.judge.options)},
-            "ramp": {"use": settings.use, "options": _ramp_options(plan.ppm, settings)},
+            "ramp": {"use": settings.use, "options": ramp_options(plan.ppm, settings)},
             "processes": settings.processes or processes,
             "baseline": plan.baseline,
             "point": point_id,
@@ -249,12 +249,13 @@ class Launch:
 
     def _ramp(self, use: str, ppm: tuple[int, ...], settings: CanaryConfig) -> Safeguard[Any]:
         ramp: Safeguard[Any] = self._runtime.registry.make(
-            "safeguards", use, _ramp_options(ppm, settings), "canary"
+            "safeguards", use, ramp_options(ppm, settings), "canary"
         )
         return ramp
 
 
-def _ramp_options(ppm: tuple[int, ...], settings: CanaryConfig) -> dict[str, Any]:
+def ramp_options(ppm: tuple[int, ...], settings: CanaryConfig) -> dict[str, Any]:
+    """The options of a ramp with these levels, made from ``[canary]``."""
     return {
         "levels": list(ppm),
         "check_interval": settings.health_check_interval,

@@ -13,7 +13,7 @@ from typing import Any
 import attrs
 
 from xenolect import safeguards as sg
-from xenolect._evidence import Rollout, Weighed, event_to_json, evidence_to_json
+from xenolect._evidence import Rollout, Weighed, event_to_json, evidence_to_json, health_check
 from xenolect._points import Points
 from xenolect._runtime import Runtime
 from xenolect._variants import Variants
@@ -47,40 +47,14 @@ class Steering:
 
     def check(self, rollout: Rollout, now: float) -> None:
         """A health check that is due."""
-        document = rollout.document
-        interval = self._runtime.config.metrics.interval
         weighed = rollout.weighed
-        verdict, evidence = weighed.verdict, weighed.evidence
-        last = rollout.seen.get("canary")
-        fresh = last is not None and now - last <= 2 * interval
-        missing = ""
-        if last is None:
-            missing = "no data"
-            if rollout.unattributed:
-                missing = (
-                    f"no data: {rollout.unattributed} operations were recorded without the "
-                    f"{document['unit']} they belong to; pass "
-                    f"{'session=' if rollout.by_session else 'agent_id='} to record or report"
-                )
-        elif not fresh:
-            missing = "stale data"
-        elif "control" not in rollout.seen:
-            missing = "no control"
-        check = sg.Check(
-            verdict=verdict,
-            fresh=fresh,
-            sampled=(
-                rollout.level_operations >= document["min_operations"]
-                and len(rollout.level_units) >= self._units_needed(rollout)
-            ),
-            quiet=evidence.e_value < 20.0 and verdict != Verdict.HOLD,
-            clean=rollout.disturbed_at <= now - document["check_interval"],
-            missing=missing,
-        )
+        interval = self._runtime.config.metrics.interval
+        check = health_check(rollout, weighed, now, interval, self._units_needed(rollout))
         before = rollout.state
         self.step(rollout, check, now, weighed)
         passed = rollout.ended or rollout.state.level > before.level
         held = rollout.state.state == CanaryState.HOLD
+        fresh = check.fresh
         self._runtime.performance.incident(
             rollout.variant_id, passed=0.0 if held else 1.0, failed=1.0 if held and fresh else 0.0
         )

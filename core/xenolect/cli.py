@@ -29,6 +29,7 @@ COMMANDS = {
     "replay": ("replay", "Recompute what was decided, and check that nobody edited it."),
     "rollback": ("rollback", "Take a variant back to its last proven point."),
     "select": ("select", "Say which variant an agent is served, and its score."),
+    "simulate": ("simulate", "Play a policy's rollouts in a drawn world before enabling it."),
     "state": ("state", "Put, get, list, verify and clean up states."),
     "status": ("status", "Show what runs: variants, rollouts, breakers, parts."),
     "variants": ("variants", "List variants and move them through their life."),
