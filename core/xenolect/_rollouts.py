@@ -77,6 +77,7 @@ class Canaries:
         runtime.appliers["rollout"] = self._apply
         runtime.routes = self._routes
         runtime.on_flushed = self.fold
+        self._left = False
         points.ended = self._steering.ended
         points.shut = self._shut
         variants.restart = self._restart
@@ -378,17 +379,25 @@ class Canaries:
                     self._prove(rollout, evidence, local=True)
 
     def _leads(self, rollout: Rollout) -> bool:
+        if self._left:
+            return False
         boot, now = self._runtime.boot, self._runtime.alive()
         lease = self._runtime.index.lease(f"leader/{rollout.id}", boot, now, LEASE)
-        return lease.holder == self._runtime.boot
+        leads = lease.holder == self._runtime.boot
+        if leads and rollout.processes == 1:
+            rollout.acts = True  # a tool that started the rollout may have led when this one joined
+        return leads
 
     def leave(self) -> None:
-        """Give leader leases back, so that another process can lead at once."""
+        """Give leader leases back, so that another process can lead at once; for good, since the last
+        flush of closing would take them again."""
         now = self._runtime.alive()
-        for rollout in list(self._rollouts.values()):
-            if rollout.joined:
-                name = f"leader/{rollout.id}"
-                self._runtime.index.lease(name, self._runtime.boot, now, 0.0)
+        with self._folding:
+            self._left = True
+            for rollout in list(self._rollouts.values()):
+                if rollout.joined:
+                    name = f"leader/{rollout.id}"
+                    self._runtime.index.lease(name, self._runtime.boot, now, 0.0)
 
     def fold(self) -> None:
         """After a flush: the leader folds what all processes stored since."""
