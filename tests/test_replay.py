@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
@@ -16,6 +17,7 @@ from tests.fleets import fleet, json_and_zstd
 
 from xenolect import EmergenceManager, InvalidError
 from xenolect._replay import Replay, Replayed, attempts, curve
+from xenolect._routing import routed
 from xenolect.cli import main
 from xenolect.decisions import Decisions
 from xenolect.errors import EmergenceError
@@ -467,3 +469,65 @@ def test_the_curve_ends_where_harm_was_proved(store: Path) -> None:
     assert len(found.at) == len(found.e_value) == len(found.noninferiority) > 10
     assert found.e_value[-1] == first.last["evidence"]["e_value"]
     assert max(found.e_value[:-1]) < first.last["evidence"]["threshold"] <= found.e_value[-1]
+
+
+# -- why -------------------------------------------------------------------------------------------
+
+
+def why(*arguments: str) -> str:
+    """``xenolect why``."""
+    done = CliRunner().invoke(main, ["why", *arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout
+
+
+def test_why_names_rule_numbers_and_records(tmp_path: Path) -> None:
+    """After a rollback: which rule, on how many records, and the failures that were the last straw."""
+    clock = Clock(1_800_000_000.0)
+    with EmergenceManager.open(tmp_path, clock=clock, background=False) as manager:
+        names = fleet(manager, 100)
+        json_and_zstd(manager)
+        manager.canaries.start("zstd", seed=1)
+        traffic(manager, clock, names, 1, bad=0.6, rounds=15)
+        assert manager.variants.get("zstd").status == "rolled_back"
+        rollout = manager._runtime.value("rollout", "zstd")
+        salt = int(rollout["salt"], 16)
+        canaries = {n for n in names if routed(n, salt, rollout["levels"][0])}
+
+    text = why("zstd", "--storage", str(tmp_path))
+    proof = json.loads(why("zstd", "--json", "--storage", str(tmp_path)))["proof"]
+
+    assert "rule: failure_ratio" in text
+    assert "the canary's last 5" in text
+    assert proof["verdict"] == "rollback"
+    assert proof["e_value"] >= proof["threshold"] == pytest.approx(1 / proof["alpha"])
+    assert len(proof["records"]) == 5
+    assert proof["records"][-1]["failures"] == 1
+    assert {r["arm"] for r in proof["records"]} == {"canary"}
+    assert {r["unit"] for r in proof["records"]} <= canaries
+
+
+def test_the_report_of_a_rollout(store: Path, tmp_path: Path) -> None:
+    """One page with the recomputed evidence, the shares and every step; it loads nothing."""
+    page = tmp_path / "report.html"
+
+    why("zstd", "--report", str(page), "--storage", str(store))
+
+    html = page.read_text()
+    assert html.count("<svg") == 2
+    assert "polyline" in html
+    assert "src=" not in html
+    assert "http" not in html
+    assert "every level passed" in html
+    for svg in html.split("<svg")[1:]:
+        ET.fromstring("<svg" + svg.split("</svg>")[0] + "</svg>")
+
+
+def test_a_report_is_of_a_variant_with_a_rollout(store: Path, tmp_path: Path) -> None:
+    """Neither of an agent nor of a variant that was never rolled out."""
+    for name, code in (("agent-1", 2), ("json", 3)):
+        done = CliRunner().invoke(
+            main, ["why", name, "--report", str(tmp_path / "x"), "--storage", str(store)]
+        )
+        assert done.exit_code == code, done.output
+        assert not (tmp_path / "x").exists()

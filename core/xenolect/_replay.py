@@ -31,7 +31,7 @@ from xenolect.interfaces import Index, Judge, Safeguard
 from xenolect.judges import Evidence
 from xenolect.model import CanaryState, Verdict
 
-__all__ = ["Attempt", "Curve", "Replay", "Replayed", "attempts", "curve"]
+__all__ = ["Attempt", "Curve", "Replay", "Replayed", "attempts", "curve", "decided_on"]
 
 Progress = Callable[[str, int, int], None]
 FIELDS = ("rollout", "variant_id", "salt", "levels", "unit", "judge", "ramp", "baseline")
@@ -256,14 +256,7 @@ class _Player:
     ) -> None:
         """What one process proved on its own records, in the order it stored them."""
         machine = self._replay.machine(self._attempt.steps[0][3])
-        joined = decided["joined"]
-        records = [
-            each
-            for each in self._stored
-            if (each.sequence > joined and each.writer == decided["writer"])
-            or (each.sequence <= joined and machine.processes == 1)
-        ][: decided["records"]]
-        verdict, evidence = machine.saw_many(records)
+        verdict, evidence = machine.saw_many(decided_on(document, self._stored))
         text = _difference(document, verdict, evidence)
         self.compared += 1
         if not text:
@@ -376,6 +369,22 @@ class _Player:
                     f"observation {observation.sequence} of {observation.unit!r} is in the "
                     f"{observation.arm} arm, but the unit was {where} the share",
                 )
+
+
+def decided_on(document: Mapping[str, Any], stored: Sequence[Observation]) -> Sequence[Observation]:
+    """The records that the evidence of a document stands on, in the order they were folded."""
+    decided = document.get("decided") or {}
+    if decided.get("by") == "local":
+        joined = decided["joined"]
+        mine = [
+            each
+            for each in stored
+            if (each.sequence > joined and each.writer == decided["writer"])
+            or (each.sequence <= joined and document["processes"] == 1)
+        ]
+        return mine[: decided["records"]]
+    sequence = decided.get("sequence", document["sequence"])
+    return [each for each in stored if each.sequence <= sequence]
 
 
 def _slice(document: Mapping[str, Any]) -> int:

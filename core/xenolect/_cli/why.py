@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,19 +14,37 @@ from xenolect._cli.common import Output, say, store_command, table
 from xenolect.manager import EmergenceManager
 from xenolect.model import CanaryStatus, ProtocolVariant
 
+if TYPE_CHECKING:
+    from xenolect._cli.proof import Proof
+
 
 @click.command("why")
 @click.argument("name", metavar="AGENT_OR_VARIANT")
 @click.option("--protocol", help="For an agent: only this protocol.")
+@click.option(
+    "--report",
+    type=click.Path(dir_okay=False),
+    help="For a variant: write its last rollout as a page with charts.",
+)
 @store_command()
-def command(manager: EmergenceManager, output: Output, name: str, protocol: str | None) -> int:
+def command(
+    manager: EmergenceManager, output: Output, name: str, protocol: str | None, report: str | None
+) -> int:
     """Explain: for an agent, every variant's verdict; for a variant, what became of it and on which
     evidence."""
     try:
         variant = manager.variants.get(name)
     except errors.VariantNotFoundError:
+        if report is not None:
+            raise errors.InvalidError(
+                f"--report is of a variant's rollout, and no variant is called {name!r}"
+            ) from None
         return _agent(manager, output, name, protocol)
-    return _variant(manager, output, variant)
+    if report is not None:
+        from xenolect._cli.proof import report as page
+
+        Path(report).write_text(page(manager, variant.id), "utf-8")
+    return _variant(manager, output, variant, report)
 
 
 def _agent(manager: EmergenceManager, output: Output, name: str, protocol: str | None) -> int:
@@ -53,17 +73,24 @@ def _agent(manager: EmergenceManager, output: Output, name: str, protocol: str |
     return 0
 
 
-def _variant(manager: EmergenceManager, output: Output, variant: ProtocolVariant) -> int:
+def _variant(
+    manager: EmergenceManager, output: Output, variant: ProtocolVariant, report: str | None
+) -> int:
+    from xenolect._cli.proof import proof
+
     rollout: CanaryStatus | None
     try:
         rollout = manager.canaries.status(variant)
     except errors.NotFoundError:
         rollout = None
+    found = None if rollout is None else proof(manager, variant.id)
     breaker = manager.breakers.status(variant)
     quarantine = manager.variants.quarantine(variant)
     document = {
         "variant": variant,
         "rollout": rollout,
+        "proof": found,
+        "report": report,
         "quarantine": quarantine,
         "breaker": breaker,
         "history": manager.performance.history(variant),
@@ -76,13 +103,41 @@ def _variant(manager: EmergenceManager, output: Output, variant: ProtocolVariant
             say("it never had a rollout")
         else:
             _rollout(rollout)
+        if found is not None:
+            _proof(found)
         if quarantine is not None:
             say(f"quarantine until {quarantine:%Y-%m-%d %H:%M} UTC: no new test before")
         if breaker.state != "closed":
             say(f"its breaker is {breaker.state}")
+        if report is not None:
+            say(f"report written to {report}")
 
     output.show(document, text)
     return 0
+
+
+def _proof(found: Proof) -> None:
+    if found.rule:
+        rule = f"{found.rule}: {found.meaning}" if found.meaning else found.rule
+        say(f"rule: {rule} (judge {found.judge}, alpha {found.alpha:.3g})")
+    if not found.records:
+        return
+    where = f"process {found.writer}" if found.by == "local" else "all processes together"
+    say(f"weighed by {where}: {found.weighed} records; the canary's last {len(found.records)}:")
+    table(
+        ("record", "time", "unit", "operations", "failures", "latency_ms"),
+        [
+            (
+                each.sequence,
+                f"{datetime.fromtimestamp(each.at, UTC):%Y-%m-%d %H:%M:%S}",
+                each.unit,
+                each.operations,
+                each.failures,
+                "-" if each.latency_ms is None else f"{each.latency_ms:.1f}",
+            )
+            for each in found.records
+        ],
+    )
 
 
 def _rollout(rollout: CanaryStatus) -> None:
