@@ -9,28 +9,24 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from xenolect._breakers import Breakers
 from xenolect._frozen import freeze
 from xenolect._routing import routed
 from xenolect._runtime import Runtime
+from xenolect._scores import Scores
 from xenolect._structure import Mask, Profile, Structure
 from xenolect.errors import AgentNotFoundError, InvalidError, NoCompatibleVariantError
-from xenolect.interfaces import Scorer
 from xenolect.model import (
     Agent,
     AgentContext,
-    Candidate,
-    Explanation,
     Mode,
     ProtocolVariant,
     Reason,
     Selection,
-    VariantStatus,
 )
 
 __all__ = ["MISSING", "Selector"]
@@ -39,34 +35,15 @@ log = logging.getLogger("xenolect.performance")
 MISSING: Any = object()
 
 
-class _Column:
-    """One scorer with its weight and whether it failed lately."""
-
-    __slots__ = ("logged_at", "name", "scorer", "weight")
-
-    def __init__(self, name: str, scorer: Scorer, weight: float) -> None:
-        self.name = name
-        self.scorer = scorer
-        self.weight = weight
-        self.logged_at = -math.inf
-
-
 class Selector:
-    """Everything ``select``, ``recommend``, ``explain`` and ``negotiate`` share."""
+    """Chooses; remembers who is sticky and which session is pinned."""
 
     def __init__(self, runtime: Runtime, breakers: Breakers) -> None:
         self._runtime = runtime
         self._breakers = breakers
         self._shut = breakers.shut
         config = runtime.config
-        self._columns = [
-            _Column(
-                name,
-                runtime.registry.make("scoring", part.use, part.options, f"scoring.{name}"),
-                part.weight,
-            )
-            for name, part in config.scoring.items()
-        ]
+        self.scores = Scores(runtime)
         self._dwell = config.selection.min_dwell
         self._hysteresis = config.selection.hysteresis
         self._seen: OrderedDict[str, tuple[AgentContext, Profile]] = OrderedDict()
@@ -106,67 +83,6 @@ class Selector:
             return self._seen[agent_id][1]
         return profile
 
-    # -- scoring ----------------------------------------------------------------------------------
-
-    def _scores(self, structure: Structure, mask: Mask, profile: Profile) -> Sequence[float]:
-        stamp = self._runtime.performance.stamp
-        if mask.stamp == stamp:
-            return mask.scores
-        total, degraded, _ = self._columns_of(structure.variants, structure, profile)
-        mask.scores, mask.degraded = total, degraded
-        mask.stamp = stamp  # last: a reader that sees the stamp sees the scores
-        return total
-
-    def _columns_of(
-        self, variants: Sequence[ProtocolVariant], structure: Structure, profile: Profile
-    ) -> tuple[list[float], bool, dict[str, list[float]]]:
-        performance = self._runtime.performance
-        reference = None
-        if structure.baseline >= 0:
-            baseline = structure.variants[structure.baseline]
-            reference = performance.recent(baseline.id)[0].latency_ms
-        target = self._runtime.config.selection.latency_target
-        if target is not None:
-            reference = target * 1000.0
-        candidates = [
-            Candidate(variant, *performance.recent(variant.id), reference) for variant in variants
-        ]
-        agent = Agent("", profile.context)
-        columns: dict[str, list[float]] = {}
-        weights: dict[str, float] = {}
-        degraded = False
-        for column in self._columns:
-            try:
-                answer = [float(x) for x in column.scorer.score(candidates, agent)]
-                if len(answer) != len(candidates) or not all(0.0 <= x <= 1.0 for x in answer):
-                    raise ValueError(
-                        f"{len(answer)} answers for {len(candidates)} candidates, all must be in [0, 1]"
-                    )
-            except Exception as error:
-                degraded = True
-                self._complain(column, error)
-                continue
-            columns[column.name] = answer
-            weights[column.name] = column.weight
-        mass = math.fsum(weights.values()) or 1.0
-        total = [0.0] * len(candidates)
-        for name, answer in columns.items():
-            share = weights[name] / mass
-            for i, value in enumerate(answer):
-                total[i] += share * value
-        return total, degraded, columns
-
-    def _complain(self, column: _Column, error: Exception) -> None:
-        now = time.monotonic()
-        if now - column.logged_at >= 60.0:
-            column.logged_at = now
-            log.warning(
-                "scorer %r is left out, its weight goes to the others: %s: %s",
-                column.name,
-                type(error).__name__,
-                error,
-            )
-
     # -- choosing ---------------------------------------------------------------------------------
 
     def select(
@@ -200,9 +116,9 @@ class Selector:
         mask = structure.masks.get(profile) or structure.mask(
             profile, runtime.refuses, runtime.config.selection.profiles
         )
-        scores = self._scores(structure, mask, profile)
+        scores = self.scores.fresh(structure, mask, profile)
         if runtime.mode is not Mode.NORMAL or structure.safe:
-            return self._baseline(structure, mask, profile, agent_id, session, scores)
+            return self.fallback(structure, mask, profile, agent_id, session, scores)
 
         pin_key = None
         if session is not None:
@@ -211,13 +127,13 @@ class Selector:
             if pinned is not None:
                 found = self._pinned(structure, mask, pinned[0])
                 if found >= 0:
-                    return self._answer(
+                    return self.answer(
                         structure, mask, profile, found, agent_id, session, scores, pinned[1]
                     )
 
         best = self._best(structure, mask, scores, protocol, agent_id)
         if best < 0:
-            return self._baseline(structure, mask, profile, agent_id, session, scores)
+            return self.fallback(structure, mask, profile, agent_id, session, scores)
         winner = index = best
         permit = None
         reason = self._reason(structure, mask, winner, protocol, agent_id)
@@ -230,7 +146,7 @@ class Selector:
                 reason = Reason.BEST
         if pin_key is not None and permit is None:
             self._pin(pin_key, structure.variants[index].id, reason)
-        return self._answer(
+        return self.answer(
             structure, mask, profile, index, agent_id, session, scores, reason, permit
         )
 
@@ -334,7 +250,7 @@ class Selector:
         while len(self._pins) > self._runtime.config.selection.sessions:
             self._pins.popitem(last=False)
 
-    def _baseline(
+    def fallback(
         self,
         structure: Structure,
         mask: Mask,
@@ -346,7 +262,7 @@ class Selector:
         """The fallback, whatever its breaker says; never against its requirements."""
         index = structure.baseline
         if index >= 0 and structure.variants[index].id not in mask.refused:
-            return self._answer(
+            return self.answer(
                 structure, mask, profile, index, agent_id, session, scores, Reason.BASELINE
             )
         excluded = self._excluded(structure, mask)
@@ -357,7 +273,7 @@ class Selector:
             excluded=excluded,
         )
 
-    def _answer(
+    def answer(
         self,
         structure: Structure,
         mask: Mask,
@@ -369,8 +285,10 @@ class Selector:
         reason: Reason,
         permit: Any = None,
     ) -> Selection:
+        """A selection whose parts and exclusions are computed when they are read."""
+
         def explain() -> tuple[Mapping[str, float], Mapping[str, str]]:
-            _, _, columns = self._columns_of(structure.variants, structure, profile)
+            _, _, columns = self.scores.columns(structure.variants, structure, profile)
             parts = {name: answer[index] for name, answer in columns.items()}
             return freeze(parts), freeze(self._excluded(structure, mask))
 
@@ -398,165 +316,3 @@ class Selector:
         """Nobody is pinned or stuck to the variant any more."""
         for key in [k for k, (v, _) in list(self._pins.items()) if v == variant_id]:
             self._pins.pop(key, None)
-
-    # -- asking without choosing ------------------------------------------------------------------
-
-    def explain(self, agent: Agent | str, protocol: str | None) -> list[Explanation]:
-        """Every variant of the protocol (or of all): verdicts, parts, score; best first."""
-        agent_id, profile = self.profile(agent)
-        runtime = self._runtime
-        protocols = [protocol] if protocol is not None else sorted(runtime.structures)
-        answer: list[Explanation] = []
-        for name in protocols:
-            structure = runtime.structures.get(name)
-            if structure is None:
-                continue
-            chosen = None
-            try:
-                chosen = self._pure(structure, agent_id, profile)
-            except NoCompatibleVariantError:
-                pass
-            rest = [
-                v
-                for v in runtime.variants.values()
-                if v.protocol == name and v not in structure.variants
-            ]
-            variants = [*structure.variants, *sorted(rest, key=lambda v: v.id)]
-            total, _, columns = self._columns_of(variants, structure, profile)
-            rows = []
-            for i, variant in enumerate(variants):
-                reason = self._gate(variant, structure, profile, agent_id)
-                rows.append(
-                    Explanation(
-                        variant,
-                        not reason,
-                        reason or "eligible",
-                        {name: column[i] for name, column in columns.items()},
-                        total[i],
-                        variant.id == chosen,
-                    )
-                )
-            rows.sort(key=lambda e: (not e.chosen, not e.eligible, -(e.score or 0.0), e.variant.id))
-            answer.extend(rows)
-        return answer
-
-    def _gate(
-        self, variant: ProtocolVariant, structure: Structure, profile: Profile, agent_id: str
-    ) -> str:
-        """Why the variant is not served to this agent now; "" when it may be."""
-        refused = self._runtime.refuses(variant, profile.context)
-        if refused is not None:
-            return refused
-        if variant.id in self._shut:
-            return f"its breaker is {self._breakers.status(variant.id).state}"
-        if variant.status == VariantStatus.ACTIVE:
-            return ""
-        if variant.status == VariantStatus.CANARY:
-            for route in structure.routes:
-                if route.variant.id == variant.id:
-                    share = f"{route.ppm / 10_000:.3g} %"
-                    if route.by_session:
-                        return f"a canary for {share} of the sessions"
-                    if routed(agent_id, route.salt, route.ppm):
-                        return ""
-                    return f"a canary for {share} of the agents, not this one"
-        return f"its status is {variant.status}"
-
-    def _pure(self, structure: Structure, agent_id: str, profile: Profile) -> str:
-        """The id of the variant that would be served, stickiness and permits left out."""
-        mask = structure.mask(
-            profile, self._runtime.refuses, self._runtime.config.selection.profiles
-        )
-        scores = self._scores(structure, mask, profile)
-        eligible = [i for i in mask.eligible if structure.variants[i].id not in self._shut]
-        if not eligible or self._runtime.mode is not Mode.NORMAL or structure.safe:
-            return self._baseline(structure, mask, profile, agent_id, None, scores).variant.id
-        winner = max(eligible, key=lambda i: (scores[i], -i))
-        winner_id = structure.variants[winner].id
-        for j, route in enumerate(structure.routes):
-            if (
-                route.control_id == winner_id
-                and mask.canaries[j]
-                and not route.by_session
-                and route.variant.id not in self._shut
-                and routed(agent_id, route.salt, route.ppm)
-            ):
-                return route.variant.id
-        return winner_id
-
-    def recommend(self, agent: Agent | str, protocol: str, limit: int) -> list[Selection]:
-        """The best eligible variants, best first; stickiness and rollouts left out."""
-        agent_id, profile = self.profile(agent)
-        structure = self._runtime.structures.get(protocol)
-        if structure is None:
-            return []
-        mask = structure.mask(
-            profile, self._runtime.refuses, self._runtime.config.selection.profiles
-        )
-        scores = self._scores(structure, mask, profile)
-        order = sorted(
-            (i for i in mask.eligible if structure.variants[i].id not in self._shut),
-            key=lambda i: (-scores[i], i),
-        )
-        only = len(order) == 1
-        return [
-            self._answer(
-                structure,
-                mask,
-                profile,
-                i,
-                agent_id,
-                None,
-                scores,
-                Reason.DEGRADED if mask.degraded else Reason.ONLY if only else Reason.BEST,
-            )
-            for i in order[:limit]
-        ]
-
-    def negotiate(self, agents: Iterable[Agent | str], protocol: str) -> Selection:
-        """The active variant with the highest mean score that every agent can speak."""
-        ends = [self.profile(agent) for agent in agents]
-        if not ends:
-            raise InvalidError("negotiate needs at least one agent")
-        runtime = self._runtime
-        structure = runtime.structures.get(protocol)
-        if structure is None:
-            raise NoCompatibleVariantError(f"protocol {protocol!r} has no variants")
-        masks = [
-            structure.mask(profile, runtime.refuses, runtime.config.selection.profiles)
-            for _, profile in ends
-        ]
-        excluded: dict[str, str] = {}
-        for (agent_id, _), mask in zip(ends, masks, strict=True):
-            for variant_id, reason in mask.refused.items():
-                excluded.setdefault(variant_id, f"agent {agent_id!r}: {reason}")
-        vectors = [
-            self._scores(structure, mask, profile)
-            for mask, (_, profile) in zip(masks, ends, strict=True)
-        ]
-        common = [i for i in range(structure.active) if structure.variants[i].id not in excluded]
-        open_ = [i for i in common if structure.variants[i].id not in self._shut]
-        pinned = runtime.mode is not Mode.NORMAL or structure.safe or not open_
-        names = ", ".join(agent_id for agent_id, _ in ends)
-        if pinned and structure.baseline in common:
-            best, reason = structure.baseline, Reason.BASELINE
-        elif not pinned:
-            best = max(open_, key=lambda i: (math.fsum(v[i] for v in vectors), -i))
-            reason = Reason.ONLY if len(open_) == 1 else Reason.BEST
-        else:
-            raise NoCompatibleVariantError(
-                f"no variant of {protocol!r} can be spoken by all of {names}: "
-                + "; ".join(f"{name}: {why}" for name, why in excluded.items()),
-                excluded=excluded,
-            )
-        score = math.fsum(v[best] for v in vectors) / len(vectors)
-        return Selection(
-            structure.variants[best],
-            names,
-            None,
-            protocol,
-            score,
-            reason,
-            structure.revision,
-            explain=lambda: ({}, freeze(excluded)),
-        )

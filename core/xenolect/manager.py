@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import CancelledError
 from datetime import datetime
-from types import TracebackType
 from typing import Any, Self
 
 from xenolect._agents import Agents
+from xenolect._asking import Asking
 from xenolect._breakers import Breakers
+from xenolect._call import Call, Receipt
 from xenolect._evidence import ENDED
 from xenolect._performance import Performance
 from xenolect._points import Points
@@ -43,89 +42,6 @@ __all__ = ["Call", "EmergenceManager", "Receipt", "open"]
 PROCESS_LEASE = 15.0
 
 
-class Receipt:
-    """What ``report`` returns. The report already acted in memory; ``wait`` makes it durable."""
-
-    __slots__ = ("_runtime",)
-
-    def __init__(self, runtime: Runtime) -> None:
-        self._runtime = runtime
-
-    def wait(self) -> None:
-        """Return when the report, and a rollback it caused, are committed."""
-        self._runtime.flush()
-
-
-class Call:
-    """One guarded operation: selects, times, reports. Use as ``with`` or ``async with``.
-
-    An exception is a failure; ``fail()`` says so without one, ``ignore()`` keeps the call out of all
-    statistics, and cancellation ignores by itself.
-    """
-
-    __slots__ = ("_custom", "_failed", "_ignored", "_manager", "_started", "selection")
-
-    def __init__(self, manager: EmergenceManager, selection: Selection) -> None:
-        self._manager = manager
-        self._custom: dict[str, float] = {}
-        self._failed = False
-        self._ignored = False
-        self._started = 0.0
-        self.selection = selection
-
-    @property
-    def variant(self) -> ProtocolVariant:
-        """The variant to speak."""
-        return self.selection.variant
-
-    def metric(self, name: str, value: float) -> None:
-        """Report a custom metric with the call."""
-        self._custom[name] = value
-
-    def fail(self) -> None:
-        """The call failed although nothing was raised."""
-        self._failed = True
-
-    def ignore(self) -> None:
-        """The call says nothing of the variant (the caller's own error, say)."""
-        self._ignored = True
-
-    def __enter__(self) -> Self:
-        self._started = time.perf_counter()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        elapsed = (time.perf_counter() - self._started) * 1000.0
-        if self._ignored or (kind is not None and _cancelled(kind)):
-            if self.selection.permit is not None:
-                self.selection.permit.ignore()
-            return
-        self._manager._end(self.selection, kind is None and not self._failed, elapsed, self._custom)
-
-    async def __aenter__(self) -> Self:
-        return self.__enter__()
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.__exit__(kind, error, trace)
-
-
-def _cancelled(kind: type[BaseException]) -> bool:
-    """Cancellation by asyncio, trio or the user; never the variant's fault."""
-    if issubclass(kind, (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)):
-        return True
-    return not issubclass(kind, Exception)  # asyncio's and trio's are BaseExceptions only
-
-
 class EmergenceManager:
     """Stores variants, picks one per agent, ramps new ones, takes bad ones back with their state.
 
@@ -148,6 +64,7 @@ class EmergenceManager:
         self.agents = Agents(runtime)
         self.states = States(runtime)
         self._selector = Selector(runtime, self._breakers)
+        self._asking = Asking(runtime, self._breakers, self._selector)
         self.points = Points(runtime, self.variants, self.states, self._breakers)
         self.decisions = Decisions(runtime.index)
         self.canaries = Canaries(
@@ -257,15 +174,15 @@ class EmergenceManager:
         self, agent: Agent | str, limit: int = 5, protocol: str = "default"
     ) -> list[Selection]:
         """The best eligible variants, best first; stickiness and rollouts left out."""
-        return self._selector.recommend(agent, protocol, limit)
+        return self._asking.recommend(agent, protocol, limit)
 
     def explain(self, agent: Agent | str, protocol: str | None = None) -> list[Explanation]:
         """Every variant with its verdict in words, its parts and its score; the chosen one first."""
-        return self._selector.explain(agent, protocol)
+        return self._asking.explain(agent, protocol)
 
     def negotiate(self, agents: Iterable[Agent | str], protocol: str = "default") -> Selection:
         """One active variant that all of these agents can speak; the reasons where there is none."""
-        return self._selector.negotiate(agents, protocol)
+        return self._asking.negotiate(agents, protocol)
 
     # -- measuring --------------------------------------------------------------------------------
 
@@ -332,7 +249,7 @@ class EmergenceManager:
         self, agent: Agent | str, protocol: str = "default", session: str | None = None
     ) -> Call:
         """Select, time and report one operation: ``with manager.call("agent-7") as call: ...``."""
-        return Call(self, self._selector.select(agent, protocol, session))
+        return Call(self._selector.select(agent, protocol, session), self._end)
 
     def _end(
         self, selection: Selection, success: bool, latency_ms: float, custom: Mapping[str, float]

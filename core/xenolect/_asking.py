@@ -1,0 +1,196 @@
+"""Asking without choosing: explain, recommend, negotiate. Stickiness, sessions and permits are left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from xenolect._breakers import Breakers
+from xenolect._frozen import freeze
+from xenolect._routing import routed
+from xenolect._runtime import Runtime
+from xenolect._selection import Selector
+from xenolect._structure import Profile, Structure
+from xenolect.errors import InvalidError, NoCompatibleVariantError
+from xenolect.model import (
+    Agent,
+    Explanation,
+    Mode,
+    ProtocolVariant,
+    Reason,
+    Selection,
+    VariantStatus,
+)
+
+__all__ = ["Asking"]
+
+
+class Asking:
+    """Answers about what would be chosen, and why."""
+
+    def __init__(self, runtime: Runtime, breakers: Breakers, selector: Selector) -> None:
+        self._runtime = runtime
+        self._breakers = breakers
+        self._selector = selector
+
+    def explain(self, agent: Agent | str, protocol: str | None) -> list[Explanation]:
+        """Every variant of the protocol (or of all): verdicts, parts, score; best first."""
+        agent_id, profile = self._selector.profile(agent)
+        runtime = self._runtime
+        protocols = [protocol] if protocol is not None else sorted(runtime.structures)
+        answer: list[Explanation] = []
+        for name in protocols:
+            structure = runtime.structures.get(name)
+            if structure is None:
+                continue
+            chosen = None
+            try:
+                chosen = self._pure(structure, agent_id, profile)
+            except NoCompatibleVariantError:
+                pass
+            rest = [
+                v
+                for v in runtime.variants.values()
+                if v.protocol == name and v not in structure.variants
+            ]
+            variants = [*structure.variants, *sorted(rest, key=lambda v: v.id)]
+            total, _, columns = self._selector.scores.columns(variants, structure, profile)
+            rows = []
+            for i, variant in enumerate(variants):
+                reason = self._gate(variant, structure, profile, agent_id)
+                rows.append(
+                    Explanation(
+                        variant,
+                        not reason,
+                        reason or "eligible",
+                        {name: column[i] for name, column in columns.items()},
+                        total[i],
+                        variant.id == chosen,
+                    )
+                )
+            rows.sort(key=lambda e: (not e.chosen, not e.eligible, -(e.score or 0.0), e.variant.id))
+            answer.extend(rows)
+        return answer
+
+    def _gate(
+        self, variant: ProtocolVariant, structure: Structure, profile: Profile, agent_id: str
+    ) -> str:
+        """Why the variant is not served to this agent now; "" when it may be."""
+        refused = self._runtime.refuses(variant, profile.context)
+        if refused is not None:
+            return refused
+        if variant.id in self._breakers.shut:
+            return f"its breaker is {self._breakers.status(variant.id).state}"
+        if variant.status == VariantStatus.ACTIVE:
+            return ""
+        if variant.status == VariantStatus.CANARY:
+            for route in structure.routes:
+                if route.variant.id == variant.id:
+                    share = f"{route.ppm / 10_000:.3g} %"
+                    if route.by_session:
+                        return f"a canary for {share} of the sessions"
+                    if routed(agent_id, route.salt, route.ppm):
+                        return ""
+                    return f"a canary for {share} of the agents, not this one"
+        return f"its status is {variant.status}"
+
+    def _pure(self, structure: Structure, agent_id: str, profile: Profile) -> str:
+        """The id of the variant that would be served, stickiness and permits left out."""
+        mask = structure.mask(
+            profile, self._runtime.refuses, self._runtime.config.selection.profiles
+        )
+        scores = self._selector.scores.fresh(structure, mask, profile)
+        eligible = [i for i in mask.eligible if structure.variants[i].id not in self._breakers.shut]
+        if not eligible or self._runtime.mode is not Mode.NORMAL or structure.safe:
+            return self._selector.fallback(
+                structure, mask, profile, agent_id, None, scores
+            ).variant.id
+        winner = max(eligible, key=lambda i: (scores[i], -i))
+        winner_id = structure.variants[winner].id
+        for j, route in enumerate(structure.routes):
+            if (
+                route.control_id == winner_id
+                and mask.canaries[j]
+                and not route.by_session
+                and route.variant.id not in self._breakers.shut
+                and routed(agent_id, route.salt, route.ppm)
+            ):
+                return route.variant.id
+        return winner_id
+
+    def recommend(self, agent: Agent | str, protocol: str, limit: int) -> list[Selection]:
+        """The best eligible variants, best first; stickiness and rollouts left out."""
+        agent_id, profile = self._selector.profile(agent)
+        structure = self._runtime.structures.get(protocol)
+        if structure is None:
+            return []
+        mask = structure.mask(
+            profile, self._runtime.refuses, self._runtime.config.selection.profiles
+        )
+        scores = self._selector.scores.fresh(structure, mask, profile)
+        order = sorted(
+            (i for i in mask.eligible if structure.variants[i].id not in self._breakers.shut),
+            key=lambda i: (-scores[i], i),
+        )
+        only = len(order) == 1
+        return [
+            self._selector.answer(
+                structure,
+                mask,
+                profile,
+                i,
+                agent_id,
+                None,
+                scores,
+                Reason.DEGRADED if mask.degraded else Reason.ONLY if only else Reason.BEST,
+            )
+            for i in order[:limit]
+        ]
+
+    def negotiate(self, agents: Iterable[Agent | str], protocol: str) -> Selection:
+        """The active variant with the highest mean score that every agent can speak."""
+        ends = [self._selector.profile(agent) for agent in agents]
+        if not ends:
+            raise InvalidError("negotiate needs at least one agent")
+        runtime = self._runtime
+        structure = runtime.structures.get(protocol)
+        if structure is None:
+            raise NoCompatibleVariantError(f"protocol {protocol!r} has no variants")
+        masks = [
+            structure.mask(profile, runtime.refuses, runtime.config.selection.profiles)
+            for _, profile in ends
+        ]
+        excluded: dict[str, str] = {}
+        for (agent_id, _), mask in zip(ends, masks, strict=True):
+            for variant_id, reason in mask.refused.items():
+                excluded.setdefault(variant_id, f"agent {agent_id!r}: {reason}")
+        vectors = [
+            self._selector.scores.fresh(structure, mask, profile)
+            for mask, (_, profile) in zip(masks, ends, strict=True)
+        ]
+        common = [i for i in range(structure.active) if structure.variants[i].id not in excluded]
+        open_ = [i for i in common if structure.variants[i].id not in self._breakers.shut]
+        pinned = runtime.mode is not Mode.NORMAL or structure.safe or not open_
+        names = ", ".join(agent_id for agent_id, _ in ends)
+        if pinned and structure.baseline in common:
+            best, reason = structure.baseline, Reason.BASELINE
+        elif not pinned:
+            best = max(open_, key=lambda i: (math.fsum(v[i] for v in vectors), -i))
+            reason = Reason.ONLY if len(open_) == 1 else Reason.BEST
+        else:
+            raise NoCompatibleVariantError(
+                f"no variant of {protocol!r} can be spoken by all of {names}: "
+                + "; ".join(f"{name}: {why}" for name, why in excluded.items()),
+                excluded=excluded,
+            )
+        score = math.fsum(v[best] for v in vectors) / len(vectors)
+        return Selection(
+            structure.variants[best],
+            names,
+            None,
+            protocol,
+            score,
+            reason,
+            structure.revision,
+            explain=lambda: ({}, freeze(excluded)),
+        )
