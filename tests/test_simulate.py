@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
+import attrs
 import pytest
 from click.testing import CliRunner
 
@@ -189,6 +191,23 @@ def test_a_policy_that_can_not_run_says_why(tmp_path: Path) -> None:
     ):
         policy.write_text(text)
         assert said in command(str(policy), code=2).output
+
+
+def test_the_page_about_policies_says_what_there_is(tmp_path: Path) -> None:
+    """Every setting of a world has a row with its default, and the example is one that runs."""
+    page = (Path(__file__).parent.parent / "docs" / "operate.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_]+)` \| (`[^`]*`|none) \|", page, re.MULTILINE))
+    (policy,) = re.findall(r"^```toml\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "policy.toml"
+    file.write_text(policy.replace("runs = 100", "runs = 1").replace("hours = 24", "hours = 1"))
+
+    known = {
+        field.name: "none" if field.default is None else f"`{field.default!r}`"
+        for field in attrs.fields(World)
+    }
+
+    assert rows == known
+    assert "false rollbacks" in command(str(file)).stdout
 
 
 @pytest.mark.slow
