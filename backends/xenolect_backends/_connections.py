@@ -64,7 +64,7 @@ def raise_translated(error: Exception, path: Path) -> NoReturn:
         ) from error
     if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         raise CorruptError(
-            f"the index {path} is damaged ({error}); rebuild it with `xenolect reindex`",
+            f"the index {path} is damaged ({error}); restore it from a backup",
             key=str(path),
         ) from error
     if isinstance(error, _BAD_VALUES):

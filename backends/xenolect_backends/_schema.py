@@ -137,8 +137,8 @@ def _version(connection: sqlite3.Connection, path: Path) -> tuple[int, int] | No
     major, _, minor = str(row[0]).partition(".")
     if not major.isdigit() or not minor.isdigit():
         raise CorruptError(
-            f"index: {path} says its schema is {row[0]!r}, which is no version; rebuild it with "
-            f"`xenolect reindex`",
+            f"index: {path} says its schema is {row[0]!r}, which is no version; restore it "
+            f"from a backup",
             key="meta/schema",
             found=str(row[0]),
         )

@@ -189,8 +189,8 @@ class SqliteIndex:
             )
         if after and rows[0][0] != after:
             raise CorruptError(
-                f"journal entry {after} is missing, but there are later ones; rebuild the index with "
-                f"`xenolect reindex`",
+                f"journal entry {after} is missing, but there are later ones; restore the index "
+                f"from a backup",
                 key=f"journal/{after}",
             )
         return _entries(rows, after)
@@ -314,8 +314,8 @@ def _checked(kind: str, key: str, version: int, text: str | None, stored: str) -
     found = digest_fact_text(kind, key, version, "null" if text is None else text)
     if found != stored:
         raise CorruptError(
-            f"{kind} {key!r} at version {version} is not what was written; rebuild the index with "
-            f"`xenolect reindex`",
+            f"{kind} {key!r} at version {version} is not what was written; restore the index "
+            f"from a backup",
             key=f"{kind}/{key}",
             expected=stored,
             found=found,
@@ -333,8 +333,8 @@ def _entries(rows: list[tuple[int, str, str, float, str, str]], after: int) -> l
     for wanted, (revision, stored, actor, at, text, digest) in enumerate(rows, after + 1):
         if revision != wanted or stored != previous:
             raise CorruptError(
-                f"journal entry {wanted} is missing or does not follow from the one before; rebuild "
-                f"the index with `xenolect reindex`",
+                f"journal entry {wanted} is missing or does not follow from the one before; restore "
+                f"the index from a backup",
                 key=f"journal/{wanted}",
                 expected=previous,
                 found=stored,
@@ -346,8 +346,8 @@ def _entries(rows: list[tuple[int, str, str, float, str, str]], after: int) -> l
             found = "unreadable"
         if found != digest:
             raise CorruptError(
-                f"journal entry {revision} is not what was written; rebuild the index with "
-                f"`xenolect reindex`",
+                f"journal entry {revision} is not what was written; restore the index "
+                f"from a backup",
                 key=f"journal/{revision}",
                 expected=digest,
                 found=found,

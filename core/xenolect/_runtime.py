@@ -279,7 +279,7 @@ class Runtime:
         if entry.previous != self.digest or entry.digest != expected:
             raise CorruptError(
                 f"journal entry {entry.revision} does not follow from the one before; the index was "
-                f"edited or replaced: run `xenolect replay` and restore it from the mirrors",
+                f"edited or replaced: see `xenolect replay`, and restore it from a backup",
                 key=f"journal/{entry.revision}",
                 expected=expected,
                 found=entry.digest,

@@ -142,7 +142,7 @@ class Objects:
             if found != entry.digest:
                 raise CorruptError(
                     f"{key} (chunk {position} of {variant_id!r}) is not what was written; "
-                    f"`xenolect state repair` looks for another copy",
+                    f"put the state again, or restore a rollback point (`xenolect points list`)",
                     key=key,
                     offset=entry.offset,
                     expected=entry.digest.hex(),
@@ -161,7 +161,7 @@ class Objects:
                 data = self._door.chunks.get(key)
         except NotFoundError as cause:
             raise CorruptError(
-                f"{key} is missing; `xenolect state repair` looks for another copy",
+                f"{key} is missing; put the state again, or restore a rollback point (`xenolect points list`)",
                 key=key,
                 offset=entry.offset,
                 expected=entry.digest.hex(),
