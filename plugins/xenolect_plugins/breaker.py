@@ -231,8 +231,8 @@ class Breaker:
             return self._failed_round(state, now, draw)
         rest = tuple(each for each in state.leases if each[0] != token.id)
         if event.ignored:
-            if state.issued >= 3 * state.need and not rest:
-                return self._failed_round(state, now, draw)  # no evidence in three times the probes
+            if self._hopeless(attrs.evolve(state, leases=rest)):
+                return self._failed_round(state, now, draw)
             actions: tuple[sg.Action, ...] = ()
             if state.issued < 3 * state.need:
                 actions = (sg.Changed(B.HALF_OPEN, permits=1),)
@@ -240,8 +240,21 @@ class Breaker:
         if event.failures:
             return self._failed_round(state, now, draw)
         if state.ok + 1 < state.need:
-            return attrs.evolve(state, ok=state.ok + 1, leases=rest), None, ()
+            probed = attrs.evolve(state, ok=state.ok + 1, leases=rest)
+            if self._hopeless(probed):
+                return self._failed_round(state, now, draw)
+            return probed, None, ()
         return self._enter(state, B.CLOSED, now, until=None)  # attempts are kept until it is stable
+
+    @staticmethod
+    def _hopeless(state: BreakerMachineState) -> bool:
+        """Too many probes were ignored: those left can not reach ``need`` any more.
+
+        Without this a round whose last permits came back ignored stayed half open for ever (found by
+        enumerating every state of a small configuration).
+        """
+        left = 3 * state.need - state.issued
+        return state.ok + len(state.leases) + left < state.need
 
     def _failed_round(self, state: BreakerMachineState, now: float, draw: float) -> Answer:
         attempts = min(state.attempts + 1, self.max_reset_attempts)
