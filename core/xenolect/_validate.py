@@ -151,6 +151,10 @@ def failures_of(metrics: PerformanceMetrics) -> int:
     for name, value in metrics.custom.items():
         if not isinstance(name, str) or not 0 < len(name) <= 128:
             raise InvalidMetricsError(f"a custom metric needs a short name, got {name!r}")
+        if name.startswith("_"):
+            raise InvalidMetricsError(
+                f"names of metrics that start with an underscore are reserved, got {name!r}"
+            )
         if not _number(value):
             raise InvalidMetricsError(
                 f"custom metric {name!r} must be a finite number, got {value!r}"

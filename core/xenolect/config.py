@@ -32,6 +32,7 @@ __all__ = [
     "CanaryConfig",
     "CompatibilityConfig",
     "Config",
+    "CustomMetric",
     "JournalConfig",
     "LogConfig",
     "MetricsConfig",
@@ -76,6 +77,12 @@ def _levels(levels: tuple[float, ...] | None) -> str | None:
     return f"expected rising fractions in (0, 1], got {list(levels)}"
 
 
+def _bounds(bounds: tuple[float, ...] | None) -> str | None:
+    if bounds is None or (len(bounds) == 2 and bounds[0] < bounds[1]):
+        return None
+    return f"expected [lowest, highest], got {list(bounds)}"
+
+
 def _initial(share: float) -> str | None:
     if not 0 <= share <= 1:
         return f"expected a fraction in [0, 1], got {show(share)}"
@@ -96,6 +103,25 @@ class StateConfig:
 
 
 @attrs.frozen
+class CustomMetric:
+    """What a custom metric means: ``direction`` says which way is better, ``bounds`` where it can lie.
+
+    A declared metric is a guardrail of every canary: with bounds it may be worse by ``margin`` (a share
+    of the bounds), without bounds by ``ratio``. ``guard = false`` only records it. One value beyond
+    ``limit`` is a critical failure of the variant. ``resource_usage`` and ``throughput`` may be declared
+    like any other.
+    """
+
+    direction: str = attrs.field(validator=one_of("lower", "higher"))
+    unit: str = ""
+    bounds: tuple[float, ...] | None = attrs.field(default=None, validator=Check(_bounds))
+    margin: float = attrs.field(default=0.05, validator=fraction)
+    ratio: float = attrs.field(default=1.10, validator=at_least(1))
+    guard: bool = True
+    limit: float | None = None
+
+
+@attrs.frozen
 class MetricsConfig:
     """How measurements are windowed, flushed and kept. ``custom``: declared custom metrics."""
 
@@ -109,7 +135,7 @@ class MetricsConfig:
     monthly: Seconds = Seconds(10 * 365.25 * DAY)
     half_life: Seconds = attrs.field(default=Seconds(DAY), validator=positive)
     lateness: Seconds = Seconds(120.0)
-    custom: Mapping[str, Any] = attrs.field(factory=dict)
+    custom: Mapping[str, CustomMetric] = attrs.field(factory=dict)
 
 
 @attrs.frozen

@@ -10,7 +10,9 @@ import attrs
 from xenolect.facts import Observation
 from xenolect.model import Verdict
 
-__all__ = ["Baseline", "Evidence", "JudgeConfig", "Observation", "Verdict"]
+__all__ = ["SILENT", "Baseline", "Evidence", "Guardrail", "JudgeConfig", "Observation", "Verdict"]
+
+SILENT = "_silent"  # a custom value of an observation that stands for a unit gone silent
 
 
 @attrs.frozen
@@ -18,13 +20,31 @@ class Baseline:
     """What was known of the control before the rollout; frozen at its start, stored with it.
 
     ``units`` maps a unit to ``(operations, failures)`` on the control in the 24 h before.
-    ``latency`` is the pooled latency sketch in JSON form.
+    ``latency`` is the pooled latency sketch (milliseconds) in JSON form, ``unit_latency`` those of the
+    busiest units.
     """
 
     operations: int = 0
     failures: int = 0
     units: Mapping[str, tuple[int, int]] = attrs.field(factory=dict)
     latency: tuple[tuple[int, int], ...] = ()
+    unit_latency: Mapping[str, tuple[tuple[int, int], ...]] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Guardrail:
+    """A declared metric that must not get worse.
+
+    With bounds (``low``, ``high``, in the metric's unit) by no more than ``margin``, a share of the
+    distance between them; without, by no more than the factor ``ratio``.
+    """
+
+    name: str
+    higher_is_better: bool = False
+    low: float | None = None
+    high: float | None = None
+    margin: float = 0.05
+    ratio: float = 1.10
 
 
 @attrs.frozen
@@ -34,7 +54,7 @@ class JudgeConfig:
     ``alpha``: the chance of a false rollback this judge may spend (already divided by attempt and by
     process). ``min_effect``: the smallest difference in failure probability that matters.
     ``share``: the canary's share of eligible units at the start, in (0, 1). ``seed``: for judges that
-    draw; the same seed gives the same verdicts.
+    draw; the same seed gives the same verdicts. ``guardrails``: the declared metrics to watch.
     """
 
     alpha: float = 0.01
@@ -42,6 +62,7 @@ class JudgeConfig:
     share: float = 0.1
     seed: int = 0
     levels: tuple[float, ...] = ()
+    guardrails: tuple[Guardrail, ...] = ()
 
 
 @attrs.frozen
