@@ -7,7 +7,8 @@ small configuration can be enumerated exhaustively.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 from typing import Any
 
 import attrs
@@ -23,6 +24,12 @@ __all__ = ["Breaker", "BreakerMachineState"]
 
 Answer = tuple["BreakerMachineState", sg.Reply, tuple[sg.Action, ...]]
 NEVER = -1.0
+BUCKETS = 12
+V = attrs.validators
+AT_LEAST_1: Any = V.ge(1)
+POSITIVE: Any = V.gt(0)
+SHARE: Any = V.and_(V.ge(0), V.le(1))
+RATE: Any = V.optional(V.and_(V.gt(0), V.le(1)))
 
 
 @attrs.frozen
@@ -54,26 +61,32 @@ class Breaker:
     reset_timeout: first wait; it doubles with every failed round up to max_wait, plus up to ``jitter``
     of itself. max_reset_attempts: failed rounds in a row before it latches. half_open_probes: probes of
     one round. stable: seconds of health after which attempts are forgotten. lease: seconds a probe may
-    take. window, window_calls, minimum_calls, failure_rate: the sliding window. slow_rate: share of slow
-    calls that opens it (off by default). slow_probe: seconds between single probes once latched (0: never).
-    scope: "variant" (latching asks for the variant's rollback) or "dependency".
+    take. window, window_calls, minimum_calls, failure_rate: the sliding window (failure_rate None: only
+    consecutive failures count). slow_rate: share of calls of at least ``slow_call`` seconds that opens it
+    (None: off). slow_probe: seconds between single probes once latched (0: never). max_ejection: share
+    of a variant's agents that single-agent breakers may move to the baseline, at least one. scope:
+    "variant" (latching asks for the variant's rollback) or "dependency".
     """
 
-    failure_threshold: int = 5
+    failure_threshold: int = attrs.field(default=5, validator=AT_LEAST_1)
     reset_timeout: Seconds = Seconds(30.0)
-    max_reset_attempts: int = 3
-    half_open_probes: int = 3
+    max_reset_attempts: int = attrs.field(default=3, validator=AT_LEAST_1)
+    half_open_probes: int = attrs.field(default=3, validator=AT_LEAST_1)
     max_wait: Seconds = Seconds(480.0)
-    jitter: float = 0.2
+    jitter: float = attrs.field(default=0.2, validator=SHARE)
     stable: Seconds = Seconds(300.0)
-    lease: Seconds = Seconds(10.0)
-    window: Seconds = Seconds(60.0)
-    window_calls: int = 100
-    minimum_calls: int = 20
-    failure_rate: float = 0.5
-    slow_rate: float | None = None
+    lease: Seconds = attrs.field(default=Seconds(10.0), validator=POSITIVE)
+    window: Seconds = attrs.field(default=Seconds(60.0), validator=POSITIVE)
+    window_calls: int = attrs.field(default=100, validator=AT_LEAST_1)
+    minimum_calls: int = attrs.field(default=20, validator=AT_LEAST_1)
+    failure_rate: float | None = attrs.field(default=0.5, validator=RATE)
+    slow_rate: float | None = attrs.field(default=None, validator=RATE)
+    slow_call: Seconds = Seconds(60.0)
     slow_probe: Seconds = Seconds(1800.0)
-    scope: str = "variant"
+    max_ejection: float = attrs.field(default=0.1, validator=SHARE)
+    scope: str = attrs.field(
+        default="variant", validator=attrs.validators.in_(("variant", "dependency"))
+    )
 
     def start(self) -> BreakerMachineState:
         """Closed, nothing seen."""
@@ -188,18 +201,38 @@ class Breaker:
         failures: int,
         slow: int,
     ) -> tuple[tuple[float, int, int, int], ...]:
-        """Add calls to the window: at most 12 buckets of equal time, and about ``window_calls``."""
-        span = self.window / 12.0
+        """Add calls to the window: the calls of ``window`` seconds, at most about ``window_calls``.
+
+        A bucket holds a twelfth of either, so the window is exact to a twelfth. Many successes at once
+        are the same as one by one; a batch with failures in it stays together.
+        """
+        if not self.windowed:
+            return ()
+        span = self.window / BUCKETS
+        size = -(-self.window_calls // BUCKETS)
         start = now - now % span
         kept = [b for b in buckets if b[0] > now - self.window]
         if kept and kept[-1][0] >= start:
+            start = kept[-1][0]  # late, or of the same twelfth: never backwards
             last = kept[-1]
-            kept[-1] = (last[0], last[1] + calls, last[2] + failures, last[3] + slow)
+            more = calls if failures or slow else min(calls, size - last[1])
+            if 0 < more <= size - last[1]:
+                kept[-1] = (start, last[1] + more, last[2] + failures, last[3] + slow)
+                calls -= more
+        if failures or slow:
+            if calls:
+                kept.append((start, calls, failures, slow))
         else:
-            kept.append((start, calls, failures, slow))
-        while len(kept) > 1 and sum(b[1] for b in kept[1:]) >= self.window_calls:
-            kept.pop(0)
-        return tuple(kept)
+            whole, rest = divmod(calls, size)
+            kept.extend([(start, size, 0, 0)] * min(whole, BUCKETS + 2))
+            if rest:
+                kept.append((start, rest, 0, 0))
+        beyond = sum(b[1] for b in kept) - self.window_calls
+        gone = 0
+        while gone < len(kept) - 1 and kept[gone][1] <= beyond:
+            beyond -= kept[gone][1]
+            gone += 1
+        return tuple(kept[gone:])
 
     def _trips(self, state: BreakerMachineState) -> bool:
         if state.consecutive >= self.failure_threshold:
@@ -207,12 +240,52 @@ class Breaker:
         calls = sum(b[1] for b in state.buckets)
         if calls < self.minimum_calls:
             return False
-        failures = sum(b[2] for b in state.buckets)
-        if failures >= self.failure_threshold and failures >= self.failure_rate * calls:
+        return self._sick(calls, sum(b[2] for b in state.buckets), sum(b[3] for b in state.buckets))
+
+    def _sick(self, calls: int, failures: int, slow: int) -> bool:
+        rate = self.failure_rate
+        if rate is not None and failures >= max(self.failure_threshold, rate * calls):
             return True
-        if self.slow_rate is None:
+        return self.slow_rate is not None and slow >= self.slow_rate * calls
+
+    # -- the quick path -------------------------------------------------------------------------------
+
+    @property
+    def windowed(self) -> bool:
+        """Do rates count, and so the time of every call?"""
+        return self.failure_rate is not None or self.slow_rate is not None
+
+    def calm(self, state: BreakerMachineState) -> bool:
+        """Closed, and no success can open it, whenever it comes.
+
+        Successes only add calls and let old buckets go, so what can be left of today's buckets is a
+        suffix of them; none may be sick, not even with as few calls as are judged.
+        """
+        if state.state != B.CLOSED:
             return False
-        return sum(b[3] for b in state.buckets) >= self.slow_rate * calls
+        calls = failures = slow = 0
+        for _, more, failed, late in reversed(state.buckets):
+            calls, failures, slow = calls + more, failures + failed, slow + late
+            if self._sick(max(calls, self.minimum_calls), failures, slow):
+                return False
+        return True
+
+    def absorb(self, state: BreakerMachineState, times: Sequence[float]) -> BreakerMachineState:
+        """A calm state after one success at each of these times, oldest first."""
+        last = times[-1]
+        buckets = state.buckets
+        if self.windowed:
+            span = self.window / BUCKETS
+            if last - last % span <= times[0] <= last:  # all in one twelfth, as nearly always
+                buckets = self._slide(buckets, last, len(times), 0, 0)
+            else:
+                for _, group in groupby(times, lambda t: t - t % span):
+                    same = list(group)
+                    buckets = self._slide(buckets, same[-1], len(same), 0, 0)
+        forgotten = state.attempts and last - state.since >= self.stable
+        return attrs.evolve(
+            state, attempts=0 if forgotten else state.attempts, consecutive=0, buckets=buckets
+        )
 
     # -- half open ----------------------------------------------------------------------------------
 
