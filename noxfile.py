@@ -35,9 +35,9 @@ def wheel(session: nox.Session, source: Path) -> Path:
     return built
 
 
-def install(session: nox.Session, *, contrib: bool) -> None:
+def install(session: nox.Session, *, contrib: bool, extras: str = "testing") -> None:
     """The wheel with its testing extra, then each contrib distribution beside it."""
-    session.install(f"{wheel(session, ROOT)}[testing]", *group("test"))
+    session.install(f"{wheel(session, ROOT)}[{extras}]", *group("s3" if "s3" in extras else "test"))
     if contrib:
         for source in CONTRIB:
             # xenolect is there already, so pip takes this one and not a stranger of the same name.
@@ -68,7 +68,14 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The tests marked slow: large states, many processes, simulations."""
     install(session, contrib=True)
-    run_tests(session, "tests", "-m", "slow")
+    run_tests(session, "tests", "-m", "slow and not s3")
+
+
+@nox.session
+def s3(session: nox.Session) -> None:
+    """Object storage against real S3 services, which the tests start: nothing is skipped here."""
+    install(session, contrib=False, extras="testing,s3,obstore")
+    run_tests(session, "tests", "-m", "s3")
 
 
 @nox.session

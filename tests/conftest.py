@@ -38,3 +38,45 @@ def opened(clock: Clock) -> Iterator[Callable[..., EmergenceManager]]:
 def manager(opened: Callable[..., EmergenceManager]) -> EmergenceManager:
     """A manager in memory."""
     return opened()
+
+
+# -- S3 services: started by the first test that needs one ------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def s3_keys() -> Iterator[None]:
+    """What the services want, where the tests' secrets point to."""
+    from tests.s3_services import KEYS
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEST_S3_ACCESS", KEYS[0])
+        patch.setenv("TEST_S3_SECRET", KEYS[1])
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        yield
+
+
+@pytest.fixture(scope="session")
+def seaweed(s3_keys: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """SeaweedFS."""
+    from tests.s3_services import seaweedfs
+
+    with seaweedfs(tmp_path_factory.mktemp("seaweed")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def moto_service(s3_keys: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """moto's server."""
+    from tests.s3_services import moto
+
+    with moto(tmp_path_factory.mktemp("moto")) as service:
+        yield service
+
+
+@pytest.fixture(scope="session")
+def rclone_service(s3_keys: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """rclone's S3 server, which ignores conditions."""
+    from tests.s3_services import rclone
+
+    with rclone(tmp_path_factory.mktemp("rclone")) as service:
+        yield service

@@ -71,7 +71,7 @@ class TestFsspecMemory(ChunkStoreTests):
 def test_offers_are_made_by_name(tmp_path: Path) -> None:
     """A configuration picks a store by name and fills its options; a wrong option is named."""
     registry = Registry.collect(bundled=["xenolect_backends"])
-    assert {each.name for each in xenolect_chunk_storage()} == {"fsspec", "memory"}
+    assert {each.name for each in xenolect_chunk_storage()} == {"fsspec", "memory", "obstore"}
     made = registry.make(
         "chunks", "fsspec", {"url": str(tmp_path / "s"), "timeout": "5s"}, "chunks"
     )
@@ -271,25 +271,7 @@ def test_processes_race_for_names(tmp_path: Path) -> None:
     assert sum(won) == 30
 
 
-# -- services without conditions ----------------------------------------------------------------
-
-
-def test_a_service_that_ignores_the_condition_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the second create succeeds as well, nothing is stored, and the message says what to do."""
-    from fsspec.implementations.memory import MemoryFileSystem
-
-    store = FsspecChunks("memory://careless")
-    plain = MemoryFileSystem.pipe_file
-    monkeypatch.setattr(
-        MemoryFileSystem,
-        "pipe_file",
-        lambda self, path, value, mode="overwrite", **_: plain(self, path, value),
-    )
-    monkeypatch.setattr(store, "_protocols", {"careless"})
-    monkeypatch.setattr(store, "_probed", False)
-    with pytest.raises(StorageError, match="two writers"):
-        store.put("a", b"x")
-    assert list(store.list("")) == []
+# -- doubles ------------------------------------------------------------------------------------
 
 
 def test_faulty_chunks_fail_when_told() -> None:

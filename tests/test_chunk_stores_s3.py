@@ -1,82 +1,102 @@
-"""The kit on S3, against an emulator; runs where s3fs and moto are installed."""
+"""The kit on S3: two client libraries, on a service that stores and on one that answers as Amazon does."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import boto3
 import pytest
+from tests.s3_services import BUCKET, KEYS, QUICK, Service
 
-from xenolect.errors import DuplicateError, UnavailableError
 from xenolect.interfaces import ChunkStore
 from xenolect.testing import ChunkStoreTests
 from xenolect_backends.fsspec_chunks import FsspecChunks
+from xenolect_backends.obstore_chunks import ObstoreChunks
 
-pytest.importorskip("s3fs")
-boto3 = pytest.importorskip("boto3")
-moto_server = pytest.importorskip("moto.server")
+pytestmark = [pytest.mark.s3, pytest.mark.slow]
 
-_OPTIONS: dict[str, Any] = {"key": "test", "secret": "test"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def service() -> Iterator[None]:
-    """An S3 service of this process with one bucket."""
-    server = moto_server.ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    url = f"http://{host}:{port}"
-    _OPTIONS["client_kwargs"] = {"endpoint_url": url, "region_name": "us-east-1"}
-    client = boto3.client(
-        "s3",
-        endpoint_url=url,
-        aws_access_key_id="test",
-        aws_secret_access_key="test",
-        region_name="us-east-1",
-    )
-    client.create_bucket(Bucket="bucket")
-    yield
-    server.stop()
+CLIENTS: dict[str, Any] = {"s3fs": FsspecChunks, "obstore": ObstoreChunks}
 
 
-def _chunks(name: str) -> FsspecChunks:
-    return FsspecChunks(f"s3://bucket/{name}", timeout=20.0, options=_OPTIONS)
+class OnS3(ChunkStoreTests):
+    """The kit, in a bucket."""
 
-
-class TestS3(ChunkStoreTests):
-    """Chunks in a bucket."""
-
-    examples = 3
+    examples = 2
     threads = 4
     rounds = 3
+    client: ClassVar[str]
+
+    @pytest.fixture(autouse=True)
+    def use(self, service: Service) -> None:
+        """Which service."""
+        self.service = service
 
     def make(self, place: Path) -> ChunkStore:
-        return _chunks(hashlib.sha256(str(place).encode()).hexdigest()[:12])
+        made: ChunkStore = CLIENTS[self.client](
+            self.url(place), endpoint=self.service.endpoint(), patience=QUICK
+        )
+        return made
+
+    def url(self, place: Path) -> str:
+        return f"s3://{BUCKET}/{hashlib.sha256(str(place).encode()).hexdigest()[:12]}"
+
+    def peek(self, place: Path, key: str) -> bytes:
+        """Asked with another library."""
+        client = boto3.client(
+            "s3",
+            endpoint_url=self.service.url,
+            aws_access_key_id=KEYS[0],
+            aws_secret_access_key=KEYS[1],
+            region_name="us-east-1",
+        )
+        try:
+            name = f"{self.url(place).rpartition('/')[2]}/{key}"
+            data: bytes = client.get_object(Bucket=BUCKET, Key=name)["Body"].read()
+            return data
+        finally:
+            client.close()
 
 
-def test_an_answer_that_got_lost_is_no_duplicate(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that is sent twice by the client below us finds its own first attempt, and succeeds."""
-    store = _chunks("lost")
-    store.put("first", b"x")
-    send = store._fs.pipe_file
+class TestS3fsOnSeaweed(OnS3):
+    """s3fs on SeaweedFS."""
 
-    def twice(*arguments: Any, **more: Any) -> None:
-        send(*arguments, **more)
-        send(*arguments, **more)
+    client = "s3fs"
 
-    monkeypatch.setattr(store._fs, "pipe_file", twice)
-    store.put("a", b"1")
-    monkeypatch.undo()
-    with pytest.raises(DuplicateError):
-        store.put("a", b"1")
-    assert store.get("a") == b"1"
+    @pytest.fixture
+    def service(self, seaweed: Service) -> Service:
+        return seaweed
 
 
-def test_a_service_that_is_away_is_unavailable() -> None:
-    """Nobody listening is UnavailableError, which may be tried again."""
-    options = {**_OPTIONS, "client_kwargs": {"endpoint_url": "http://127.0.0.1:9"}}
-    store = FsspecChunks("s3://bucket/x", timeout=2.0, options=options)
-    with pytest.raises(UnavailableError):
-        store.get("a")
+class TestObstoreOnSeaweed(OnS3):
+    """obstore on SeaweedFS."""
+
+    client = "obstore"
+    examples = 5
+
+    @pytest.fixture
+    def service(self, seaweed: Service) -> Service:
+        return seaweed
+
+
+class TestS3fsOnMoto(OnS3):
+    """s3fs on Amazon's answers."""
+
+    client = "s3fs"
+    examples = 1
+
+    @pytest.fixture
+    def service(self, moto_service: Service) -> Service:
+        return moto_service
+
+
+class TestObstoreOnMoto(OnS3):
+    """obstore on Amazon's answers."""
+
+    client = "obstore"
+    examples = 1
+
+    @pytest.fixture
+    def service(self, moto_service: Service) -> Service:
+        return moto_service

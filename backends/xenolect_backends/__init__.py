@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from xenolect.hookspecs import Offer, hookimpl, offer
+from xenolect.secret import Secret
 from xenolect.units import Seconds
 
 if TYPE_CHECKING:
@@ -22,17 +23,28 @@ __all__ = ["FsspecOptions", "MemoryOptions", "SqliteOptions"]
 
 @attrs.frozen
 class FsspecOptions:
-    """``[chunks] use = "fsspec"``.
+    """``[chunks] use = "fsspec"``, and ``use = "obstore"``.
 
-    url: a directory, or any URL that fsspec opens. timeout: how long one call to a remote store may
-    take. options: handed to fsspec's file system as they are (credentials, endpoints). probe: check
-    at the first write that a remote store refuses to create a key twice.
+    url: a directory, or any URL that fsspec opens. timeout: how long one request to a remote store may
+    take. retries: how often it is sent again. deadline: how long a call may take in all. probe: check
+    at open that a remote store refuses to create a key twice. endpoint, region, access_key,
+    secret_key, session_token, ca: how an S3 service is reached. allow_plaintext: also without TLS.
+    options: handed to the library's file system or store as they are.
     """
 
     url: str = "variants/"
     timeout: Seconds = Seconds(30.0)
-    options: Mapping[str, Any] = attrs.field(factory=dict)
+    retries: int = 5
+    deadline: Seconds = Seconds(120.0)
     probe: bool = True
+    endpoint: str | None = None
+    region: str | None = None
+    access_key: Secret | None = None
+    secret_key: Secret | None = None
+    session_token: Secret | None = None
+    ca: str | None = None
+    allow_plaintext: bool = False
+    options: Mapping[str, Any] = attrs.field(factory=dict, repr=False)  # may hold anything
 
 
 @attrs.frozen
@@ -61,12 +73,37 @@ class MemoryOptions:
     name: str = ""
 
 
+def _how(options: FsspecOptions) -> dict[str, Any]:
+    """What both remote stores are told."""
+    from xenolect_backends._endpoints import Endpoint
+    from xenolect_backends._patience import Patience
+
+    return {
+        "patience": Patience(options.timeout, options.retries, options.deadline),
+        "endpoint": Endpoint(
+            options.endpoint,
+            options.region,
+            options.access_key,
+            options.secret_key,
+            options.session_token,
+            options.ca,
+            options.allow_plaintext,
+        ),
+        "options": options.options,
+        "probe": options.probe,
+    }
+
+
 def _fsspec(options: FsspecOptions) -> ChunkStore:
     from xenolect_backends.fsspec_chunks import FsspecChunks
 
-    return FsspecChunks(
-        options.url, timeout=options.timeout, options=options.options, probe=options.probe
-    )
+    return FsspecChunks(options.url, **_how(options))
+
+
+def _obstore(options: FsspecOptions) -> ChunkStore:
+    from xenolect_backends.obstore_chunks import ObstoreChunks
+
+    return ObstoreChunks(options.url, **_how(options))
 
 
 def _sqlite(options: SqliteOptions) -> Index:
@@ -94,8 +131,9 @@ def _memory_index(options: MemoryOptions) -> Index:
 
 @hookimpl
 def xenolect_chunk_storage() -> Iterable[Offer[ChunkStore]]:
-    """Offer "fsspec" and "memory"."""
+    """Offer "fsspec", "obstore" and "memory"."""
     yield offer("fsspec", _fsspec)
+    yield offer("obstore", _obstore)
     yield offer("memory", _memory_chunks)
 
 

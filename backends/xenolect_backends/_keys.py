@@ -7,7 +7,7 @@ import re
 from xenolect.errors import InvalidError
 from xenolect.interfaces import Buffer
 
-__all__ = ["TEMPORARY", "as_bytes", "check_key", "check_prefix", "check_range"]
+__all__ = ["TEMPORARY", "as_bytes", "check_key", "check_prefix", "check_range", "is_key"]
 
 TEMPORARY = ".tmp-"
 """What the names of unfinished objects start with; never part of a key."""
@@ -23,13 +23,20 @@ _RULE = (
 
 def check_key(key: str) -> str:
     """The key itself; InvalidError with the rule otherwise."""
-    if not isinstance(key, str) or not _ALLOWED.fullmatch(key) or len(key) > _LONGEST:
+    if not is_key(key):
         raise InvalidError(f"{key!r} is not a key; {_RULE}")
-    for part in key.split("/"):
-        # A trailing dot also covers '.' and '..'; Windows drops it, so two keys would be one file.
-        if not part or part.endswith(".") or part.startswith(TEMPORARY) or len(part) > _PART:
-            raise InvalidError(f"{key!r} is not a key; {_RULE}")
     return key
+
+
+def is_key(key: str) -> bool:
+    """Does the text keep the rule?"""
+    if not isinstance(key, str) or not _ALLOWED.fullmatch(key) or len(key) > _LONGEST:
+        return False
+    return not any(
+        # A trailing dot also covers '.' and '..'; Windows drops it, so two keys would be one file.
+        not part or part.endswith(".") or part.startswith(TEMPORARY) or len(part) > _PART
+        for part in key.split("/")
+    )
 
 
 def check_prefix(prefix: str) -> str:

@@ -51,14 +51,21 @@ def from_file(file: Path) -> dict[str, Any]:
 
 def _anchored(table: dict[str, Any], base: Path) -> dict[str, Any]:
     """The same table with relative paths made relative to ``base``."""
-    for path in (("storage",), ("plugins", "dir"), ("chunks", "url"), ("index", "path")):
+    for path in (
+        ("storage",),
+        ("plugins", "dir"),
+        ("chunks", "url"),
+        ("chunks", "ca"),
+        ("index", "path"),
+    ):
         inner: Any = table
         for step in path[:-1]:
             inner = inner.get(step) if isinstance(inner, dict) else None
         if isinstance(inner, dict) and isinstance(inner.get(path[-1]), str):
             inner[path[-1]] = _anchor(inner[path[-1]], base)
-    if isinstance(table.get("cipher"), dict):
-        _anchor_secrets(table["cipher"], base)
+    for part in ("chunks", "cipher"):
+        if isinstance(table.get(part), dict):
+            _anchor_secrets(table[part], base)
     return table
 
 

@@ -49,7 +49,7 @@ def index_options(config: Config) -> dict[str, Any]:
 def chunk_options(config: Config) -> dict[str, Any]:
     """The chunk store's options; it lives in ``storage`` unless told otherwise."""
     options = dict(config.chunks.options)
-    if config.chunks.use == "fsspec":
+    if config.chunks.use in ("fsspec", "obstore"):
         options.setdefault("url", config.storage)
     return options
 
