@@ -364,8 +364,9 @@ def test_bits_are_pinned():
 
 PINNED = {
     "failure_ratio": "0x1.e217545ad13fdp-5",
-    "collapse": "0x1.917b8f352e3fbp-2",
+    "failure_difference": "0x1.8a343bd400364p-1",
     "non_inferiority": "0x1.b143defcb5862p+0",
+    "collapse": "0x1.917b8f352e3fbp-2",
 }
 
 
@@ -422,9 +423,9 @@ def test_time_that_goes_back_is_no_new_incident():
     judge = EValue()
     state = judge.start(Baseline(), JudgeConfig(alpha=1e-9))
     judge.update(state, [op("control", "b", 0, 1000.0), op("canary", "c", 1, 1000.0)])
-    value = state.failure_ratio.value
+    value = state.guardrails.failure_ratio.value
     judge.update(state, [op("control", "b", 0, 10.0), op("canary", "c", 1, 10.0)])
-    assert state.failure_ratio.value == value
+    assert state.guardrails.failure_ratio.value == value
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b"\xff", b'{"format": 9}'])
@@ -437,7 +438,7 @@ def test_a_damaged_state_says_what_to_do(data):
 def test_state_is_plain_json():
     """What is stored can be read without this library."""
     judge = EValue()
-    assert json.loads(judge.dump(judge.start(Baseline(), JudgeConfig())))["format"] == 1
+    assert json.loads(judge.dump(judge.start(Baseline(), JudgeConfig())))["format"] == 2
 
 
 def test_it_is_offered_by_name():

@@ -6,6 +6,7 @@ one health check at a time.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from xenolect.facts import Observation
 from xenolect.judges import Baseline, JudgeConfig
 from xenolect.model import Verdict
+from xenolect.sketch import RATIO, Sketch
 
 CHECK = 300.0
 
@@ -30,6 +32,10 @@ class World:
     mean length in seconds of bad spells of single agents, during which half of the operations fail
     (they replace the independent failures). ``outage``: (start, stop, failure probability) in
     seconds, of both arms alike. ``turn``: seconds after which the canary's ``canary`` rate starts.
+    ``drift``: how far the failure probability and the latency of both arms swing within six hours, as
+    a share. ``latency``: standard deviation of log latency around a median of 50 ms (0: none is
+    measured); ``habits``: of the agents' own medians. The canary takes ``slower`` times as long, and
+    ``stalls`` of its operations ten times as long.
     """
 
     agents: int = 100
@@ -45,6 +51,11 @@ class World:
     outage: tuple[float, float, float] | None = None
     turn: float = 0.0
     history: float = 24.0
+    drift: float = 0.0
+    latency: float = 0.0
+    habits: float = 0.0
+    slower: float = 1.0
+    stalls: float = 0.0
 
     def draw(self, seed: int) -> tuple[Baseline, Iterator[Observation]]:
         """What was known before, and what happens."""
@@ -71,11 +82,40 @@ class World:
         if odds is not None:
             own = _tilt(own, odds)
             p = _tilt(p, odds[unit])
+        if self.drift:
+            p = p * (1.0 + self.drift * np.sin(at / 21600.0 * 2.0 * np.pi))
         if self.outage:
             start, stop, rate = self.outage
             p = np.where((at >= start) & (at < stop), np.maximum(p, rate), p)
         failed = rng.random(count) < p
-        return self._baseline(rng, own), self._records(at, canary, unit, failed)
+        baseline = self._baseline(rng, own)
+        if not self.latency:
+            return baseline, self._records(at, canary, unit, failed, [None] * count)
+        habits = rng.normal(0.0, self.habits, max(1, self.agents))
+        taken = np.exp(rng.normal(math.log(50.0), self.latency, count))
+        taken *= np.exp(habits[unit]) if self.agents else 1.0
+        if self.drift:
+            taken *= 1.0 + self.drift * np.sin(at / 21600.0 * 2.0 * np.pi)
+        taken[canary & (at >= self.turn)] *= self.slower
+        taken[canary & (rng.random(count) < self.stalls)] *= 10.0
+        baseline = attrs.evolve(baseline, **self._latencies(rng, habits, baseline))
+        return baseline, self._records(at, canary, unit, failed, taken.tolist())
+
+    def _latencies(self, rng: Any, habits: Any, baseline: Baseline) -> dict[str, Any]:
+        """What the latencies of the day before look like, pooled and per agent."""
+        pooled = Sketch()
+        own = {}
+        for i, habit in enumerate(habits.tolist()):
+            count = baseline.units[f"u{i}"][0] if self.agents else 5000
+            values = np.exp(rng.normal(math.log(50.0) + habit, self.latency, count))
+            bins = np.ceil(np.log(values) / math.log(RATIO)).astype(int)
+            found = zip(
+                *(each.tolist() for each in np.unique(bins, return_counts=True)), strict=True
+            )
+            own[f"u{i}"] = tuple(found)
+            pooled.merge(Sketch(dict(own[f"u{i}"])))
+        bins = tuple((index, count) for index, count in pooled.to_json())
+        return {"latency": bins, "unit_latency": own if self.agents else {}}
 
     def _shares(self, at: Any, seconds: float) -> Any:
         if not self.levels:
@@ -121,12 +161,15 @@ class World:
             },
         )
 
-    def _records(self, at: Any, canary: Any, unit: Any, failed: Any) -> Iterator[Observation]:
-        columns = zip(at.tolist(), canary.tolist(), unit.tolist(), failed.tolist(), strict=True)
-        for t, in_canary, number, fails in columns:
-            yield Observation(
-                "r", "canary" if in_canary else "control", f"u{number}", 1, int(fails), t
-            )
+    def _records(
+        self, at: Any, canary: Any, unit: Any, failed: Any, taken: list[Any]
+    ) -> Iterator[Observation]:
+        columns = zip(
+            at.tolist(), canary.tolist(), unit.tolist(), failed.tolist(), taken, strict=True
+        )
+        for t, in_canary, number, fails, latency in columns:
+            arm = "canary" if in_canary else "control"
+            yield Observation("r", arm, f"u{number}", 1, int(fails), t, latency)
 
 
 def _tilt(p: Any, odds: Any) -> Any:

@@ -17,7 +17,7 @@ from xenolect import safeguards as sg
 from xenolect._routing import routed
 from xenolect.facts import Observation
 from xenolect.interfaces import Judge, Safeguard
-from xenolect.judges import Baseline, Evidence, JudgeConfig
+from xenolect.judges import Baseline, Evidence, Guardrail, JudgeConfig
 from xenolect.model import CanaryState, Verdict
 
 __all__ = [
@@ -46,6 +46,10 @@ def baseline_from_json(data: Mapping[str, Any]) -> Baseline:
         data["failures"],
         {unit: (n, f) for unit, (n, f) in data["units"].items()},
         tuple((index, count) for index, count in data["latency"]),
+        {
+            unit: tuple((index, count) for index, count in bins)
+            for unit, bins in data.get("unit_latency", {}).items()
+        },
     )
 
 
@@ -118,6 +122,7 @@ class Rollout:
             share=document["levels"][0] / 1_000_000,
             seed=self.salt & 0xFFFFFFFF,
             levels=tuple(level / 1_000_000 for level in document["levels"]),
+            guardrails=tuple(Guardrail(**each) for each in document["guardrails"]),
         )
         own = attrs.evolve(self._config, alpha=alpha if alone else alpha / (2 * self.processes))
         self.merged = judge.start(baseline, self._config)
@@ -131,7 +136,7 @@ class Rollout:
         self.folded = 0  # records folded by ``local``
         self.decided: dict[str, Any] | None = None  # who proved harm, on which records
         self.unattributed = 0
-        self.level_operations = 0
+        self.operations = 0  # the canary's, stored and folded
         self.level_units: set[str] = set()
         self.seen: dict[str, float] = {}
         self.disturbed_at = float("-inf")  # when the breaker last moved
@@ -144,7 +149,6 @@ class Rollout:
         self.state = self.ramp.load(document["state"])
         if document["level_sequence"] != getattr(self, "level_sequence", None):
             self.level_sequence: int = document["level_sequence"]
-            self.level_operations = 0
             self.level_units = set()
 
     @property
@@ -212,9 +216,9 @@ class Rollout:
         for observation in observations:
             self.cursor = observation.sequence
             self.seen[observation.arm] = max(observation.at, self.seen.get(observation.arm, 0.0))
-            if observation.arm == "canary" and observation.sequence > self.level_sequence:
-                self.level_operations += observation.operations
-                if len(self.level_units) < 10_000:
+            if observation.arm == "canary":
+                self.operations += observation.operations
+                if observation.sequence > self.level_sequence and len(self.level_units) < 10_000:
                     self.level_units.add(observation.unit)
             if self.joined and observation.writer != boot and self.processes == 1:
                 self.acts = False  # others report too: only the merged order counts
@@ -226,11 +230,14 @@ class Rollout:
 def health_check(
     rollout: Rollout, weighed: Weighed, now: float, interval: float, units: int
 ) -> sg.Check:
-    """What the ramp's gates look at. ``interval``: the window in which data is fresh; ``units``: how
-    many distinct ones a level needs."""
+    """What the ramp's gates look at.
+
+    ``interval``: data is fresh for two of them, and at least since the last check (a canary with one
+    operation a minute would be stale at most checks); ``units``: how many distinct ones a level needs.
+    """
     document = rollout.document
     last = rollout.seen.get("canary")
-    fresh = last is not None and now - last <= 2 * interval
+    fresh = last is not None and now - last <= max(2 * interval, document["check_interval"])
     missing = ""
     if last is None:
         missing = "no data"
@@ -248,8 +255,7 @@ def health_check(
         verdict=weighed.verdict,
         fresh=fresh,
         sampled=(
-            rollout.level_operations >= document["min_operations"]
-            and len(rollout.level_units) >= units
+            rollout.operations >= document["min_operations"] and len(rollout.level_units) >= units
         ),
         quiet=weighed.evidence.e_value < 20.0 and weighed.verdict != Verdict.HOLD,
         clean=rollout.disturbed_at <= now - document["check_interval"],

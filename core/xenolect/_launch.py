@@ -17,6 +17,7 @@ from xenolect._selection import Selector
 from xenolect.config import CanaryConfig, Part
 from xenolect.errors import InvalidError, TransitionError
 from xenolect.interfaces import Judge, Safeguard
+from xenolect.judges import Guardrail
 from xenolect.model import ProtocolVariant, VariantStatus
 from xenolect.ramps import levels
 
@@ -86,7 +87,7 @@ class Launch:
         )
         if settings.unit == "agent" and "unit" not in given:
             self._enough(variant, against, settings.min_eligible)
-        frozen = self._baseline(against.id, settings.unit)
+        frozen = runtime.performance.baseline(against.id, by_agent=settings.unit == "agent")
         ramp = self._ramp(settings.use, ppm, settings)
         self._judge(settings.judge)
         return Plan(
@@ -146,27 +147,6 @@ class Launch:
             f"conversations, or unit='agent' to go on as it is"
         )
 
-    def _baseline(self, control_id: str, unit: str) -> dict[str, Any]:
-        """What is known of the control from the last 24 hours, frozen."""
-        runtime = self._runtime
-        history = runtime.performance.history(control_id)
-        track = runtime.performance.tracks.get(control_id)
-        units: dict[str, list[int]] = {}
-        if unit == "agent" and track is not None:
-            with runtime.performance.fold:
-                units = {name: list(counts) for name, counts in track.units.items()}
-        bins = (
-            [[index, round(count)] for index, count in sorted(track.sketch.bins.items())]
-            if track is not None
-            else []
-        )
-        return {
-            "operations": int(history.count),
-            "failures": int(history.failures),
-            "units": units,
-            "latency": [pair for pair in bins if pair[1] > 0],
-        }
-
     def _expected(
         self, frozen: Mapping[str, Any], ppm: tuple[int, ...], settings: CanaryConfig
     ) -> float | None:
@@ -206,8 +186,9 @@ class Launch:
     ) -> dict[str, Any]:
         """The rollout as it is stored; ``state`` is added when the ramp has started."""
         settings = plan.settings
+        name = secrets.token_hex(8)
         return {
-            "rollout": secrets.token_hex(8),
+            "rollout": name,
             "variant_id": variant.id,
             "control_id": plan.control.id,
             "protocol": variant.protocol,
@@ -224,11 +205,25 @@ class Launch:
             "judge": {"use": settings.judge.use, "options": dict(settings.judge.options)},
             "ramp": {"use": settings.use, "options": ramp_options(plan.ppm, settings)},
             "processes": settings.processes or processes,
-            "baseline": plan.baseline,
+            "baseline": name,
+            "guardrails": self._guardrails(),
             "point": point_id,
             "expected": plan.expected,
             **self.fresh(self._runtime.clock(), settings.health_check_interval),
         }
+
+    def _guardrails(self) -> list[dict[str, Any]]:
+        """The declared metrics that canaries must not make worse, as they are now."""
+        found = []
+        for name, metric in sorted(self._runtime.config.metrics.custom.items()):
+            if metric.guard:
+                low, high = metric.bounds if metric.bounds is not None else (None, None)
+                found.append(
+                    Guardrail(
+                        name, metric.direction == "higher", low, high, metric.margin, metric.ratio
+                    )
+                )
+        return [attrs.asdict(each) for each in found]
 
     def judge_of(self, document: Mapping[str, Any]) -> Judge[Any]:
         """The judge a document names."""

@@ -21,11 +21,72 @@ from xenolect.sketch import Sketch
 
 __all__ = ["Performance", "Track"]
 
+LEAST = 200  # fewer latencies of its own, and an agent is compared with the pooled ones
+
+
+_DAY = 86400.0
+_UNITS = 100_000  # agents counted one by one, per variant
+_SKETCHES = 4_096  # of them with a latency sketch of their own: about 3 KB each
+
+
+class Day:
+    """What single agents did on a variant within a day: ``(operations, failures)`` and latency bins."""
+
+    __slots__ = ("counts", "latencies")
+
+    def __init__(self) -> None:
+        self.counts: dict[str, list[int]] = {}
+        self.latencies: dict[str, dict[int, int]] = {}
+
+    def add(self, unit: str, count: int, failures: int, latency: int | None) -> None:
+        """Count operations of an agent; ``latency`` is the bin of one observation."""
+        slot = self.counts.get(unit)
+        if slot is None:
+            if len(self.counts) >= _UNITS:
+                return
+            slot = self.counts[unit] = [0, 0]
+        slot[0] += count
+        slot[1] += failures
+        if latency is None:
+            return
+        bins = self.latencies.get(unit)
+        if bins is None:
+            if len(self.latencies) >= _SKETCHES:
+                return
+            bins = self.latencies[unit] = {}
+        bins[latency] = bins.get(latency, 0) + 1
+
+    def merge(self, other: Day) -> Day:
+        """Both days together, as a new one."""
+        both = Day()
+        for day in (self, other):
+            for unit, (count, failures) in day.counts.items():
+                both.add(unit, count, failures, None)
+            for unit, bins in day.latencies.items():
+                if unit in both.counts:
+                    own = both.latencies.setdefault(unit, {})
+                    for index, count in bins.items():
+                        own[index] = own.get(index, 0) + count
+        return both
+
 
 class Track:
-    """The decayed counters of one variant, and its window in progress."""
+    """The decayed counters of one variant, and its window in progress.
 
-    __slots__ = ("count", "failed", "failures", "passed", "sketch", "sums", "units", "until")
+    ``today`` and ``yesterday`` hold what single agents did: the frozen baseline of a rollout.
+    """
+
+    __slots__ = (
+        "count",
+        "failed",
+        "failures",
+        "passed",
+        "sketch",
+        "sums",
+        "today",
+        "until",
+        "yesterday",
+    )
 
     def __init__(self) -> None:
         self.count = 0.0
@@ -35,7 +96,8 @@ class Track:
         self.until: float | None = None
         self.passed = 0.0
         self.failed = 0.0
-        self.units: dict[str, list[int]] = {}
+        self.today = Day()
+        self.yesterday = Day()
 
     def add(self, window: Window, weight: float) -> None:
         """Add a window with a weight in [0, 1]."""
@@ -119,7 +181,7 @@ class Performance:
         self._open: dict[tuple[str, float], _Open] = {}
         self._observations: list[Observation] = []
         self._pending = 0
-        self._decayed_at = clock()
+        self._decayed_at = self._turned_at = clock()
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -152,6 +214,7 @@ class Performance:
         track.until = now
         window.count += count
         window.failures += failures
+        index: int | None = None
         if metrics.latency_ms is not None:
             index = Sketch.bin_of(metrics.latency_ms)
             bins = track.sketch.bins
@@ -164,10 +227,8 @@ class Performance:
             _sum(track.sums, window.sums, "throughput", metrics.throughput, count)
         for name, value in metrics.custom.items():
             _sum(track.sums, window.sums, f"custom.{name}", value, count)
-        if unit is not None and (unit in track.units or len(track.units) < 100_000):
-            slot = track.units.setdefault(unit, [0, 0])
-            slot[0] += count
-            slot[1] += failures
+        if unit is not None:
+            track.today.add(unit, count, failures, index)
         self._pending += 1
         self.stamp += 1
 
@@ -189,6 +250,12 @@ class Performance:
         if passed < 60.0:
             return
         with self.fold:
+            if now - self._turned_at >= _DAY:
+                long_ago = now - self._turned_at >= 2 * _DAY
+                self._turned_at = now
+                for track in self.tracks.values():
+                    track.yesterday = Day() if long_ago else track.today
+                    track.today = Day()
             self._decayed_at = now
             factor = 0.5 ** (passed / self._config.half_life)
             for track in self.tracks.values():
@@ -266,6 +333,45 @@ class Performance:
 
     def history(self, variant: Any, window: timedelta = timedelta(hours=24)) -> PerformanceHistory:
         """Everything measured of a variant in the last ``window``, exactly, from all processes."""
+        history, first = self._stored(variant, window)
+        if first is None:
+            return history.history()
+        import attrs
+
+        found = history.history()
+        return attrs.evolve(
+            found, count=int(found.count), failures=int(found.failures), since=moment(first)
+        )
+
+    def baseline(self, variant: Any, *, by_agent: bool) -> dict[str, Any]:
+        """The last 24 hours of a variant, to be frozen when a rollout starts.
+
+        Totals and latencies are those of all processes; single agents (``by_agent``) those that this
+        process saw, today and yesterday, with their latencies where there are ``LEAST`` of them.
+        """
+        total, _ = self._stored(variant, timedelta(hours=24))
+        units: dict[str, list[int]] = {}
+        latencies: dict[str, list[list[int]]] = {}
+        with self.fold:
+            track = self.tracks.get(self._resolve(variant))
+            if by_agent and track is not None:
+                days = track.yesterday.merge(track.today)
+                units = days.counts
+                latencies = {
+                    unit: [list(pair) for pair in sorted(bins.items())]
+                    for unit, bins in days.latencies.items()
+                    if sum(bins.values()) >= LEAST
+                }
+        return {
+            "operations": int(total.count),
+            "failures": int(total.failures),
+            "units": units,
+            "latency": total.sketch.to_json(),
+            "unit_latency": latencies,
+        }
+
+    def _stored(self, variant: Any, window: timedelta) -> tuple[Track, float | None]:
+        """Everything stored of a variant since ``window`` ago, and when that begins."""
         variant_id = self._resolve(variant)
         self._flush()
         now = self._clock()
@@ -275,17 +381,7 @@ class Performance:
         for stored in self._index().windows(variant_id, since - self._config.interval, now + 86400):
             total.add(stored, 1.0)
             first = stored.start if first is None else min(first, stored.start)
-        history = total.history()
-        if first is None:
-            return history
-        import attrs
-
-        return attrs.evolve(
-            history,
-            count=int(history.count),
-            failures=int(history.failures),
-            since=moment(first),
-        )
+        return total, first
 
 
 def _sum(

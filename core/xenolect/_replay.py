@@ -34,8 +34,19 @@ from xenolect.model import CanaryState, Verdict
 __all__ = ["Attempt", "Curve", "Replay", "Replayed", "attempts", "curve", "decided_on"]
 
 Progress = Callable[[str, int, int], None]
-FIELDS = ("rollout", "variant_id", "salt", "levels", "unit", "judge", "ramp", "baseline")
+FIELDS = (
+    "rollout",
+    "variant_id",
+    "salt",
+    "levels",
+    "unit",
+    "judge",
+    "ramp",
+    "baseline",
+    "guardrails",
+)
 """What no step of a rollout may change."""
+_NOTHING: Mapping[str, Any] = {"operations": 0, "failures": 0, "units": {}, "latency": []}
 
 
 @attrs.frozen
@@ -49,11 +60,15 @@ class Curve:
 
 @attrs.frozen
 class Attempt:
-    """One rollout's documents in the journal, in order: ``(revision, at, actor, document)``."""
+    """One rollout's documents in the journal, in order: ``(revision, at, actor, document)``.
+
+    ``baseline`` is what was frozen of the control when it started.
+    """
 
     id: str
     variant_id: str
     steps: tuple[tuple[int, float, str, Mapping[str, Any]], ...]
+    baseline: Mapping[str, Any]
 
     @property
     def last(self) -> Mapping[str, Any]:
@@ -133,15 +148,16 @@ class Replay:
             tuple(text for p in players for text in p.unverified),
         )
 
-    def machine(self, document: Mapping[str, Any]) -> Rollout:
+    def machine(self, attempt: Attempt) -> Rollout:
         """The rollout as a process held it when it began."""
+        document = attempt.steps[0][3]
         judge: Judge[Any] = self._registry.make(
             "judges", document["judge"]["use"], document["judge"]["options"], "canary.judge"
         )
         ramp: Safeguard[Any] = self._registry.make(
             "safeguards", document["ramp"]["use"], document["ramp"]["options"], "canary"
         )
-        return Rollout(document, 1, judge, ramp, baseline_from_json(document["baseline"]))
+        return Rollout(document, 1, judge, ramp, baseline_from_json(attempt.baseline))
 
     def observations(self, rollout: str) -> Sequence[Observation]:
         """All evidence of a rollout that is stored."""
@@ -156,17 +172,28 @@ class Replay:
 def attempts(entries: Sequence[Entry]) -> list[Attempt]:
     """The rollouts in a journal, in the order they began."""
     steps: dict[str, list[tuple[int, float, str, Mapping[str, Any]]]] = {}
+    frozen: dict[str, Mapping[str, Any]] = {}
     for entry in entries:
         for change in entry.changes:
+            if change.kind == "frozen" and isinstance(change, Put):
+                frozen[change.key] = change.value
             if change.kind == "rollout" and isinstance(change, Put) and change.value:
                 step = (entry.revision, entry.at, entry.actor, change.value)
                 steps.setdefault(change.value["rollout"], []).append(step)
-    return [Attempt(name, each[0][3]["variant_id"], tuple(each)) for name, each in steps.items()]
+    return [
+        Attempt(
+            name,
+            each[0][3]["variant_id"],
+            tuple(each),
+            frozen.get(each[0][3]["baseline"], _NOTHING),
+        )
+        for name, each in steps.items()
+    ]
 
 
 def curve(replay: Replay, attempt: Attempt, points: int = 600) -> Curve:
     """Harm and non-inferiority after each observation, thinned to about ``points`` of them."""
-    machine = replay.machine(attempt.steps[0][3])
+    machine = replay.machine(attempt)
     stored = replay.observations(attempt.id)
     every = max(1, len(stored) // points)
     at, harm, well = [], [], []
@@ -220,7 +247,7 @@ class _Player:
                 continue
             sequence = decided.get("sequence", document["sequence"])
             waiting.setdefault(sequence, []).append((revision, document))
-        machine = self._replay.machine(self._attempt.steps[0][3])
+        machine = self._replay.machine(self._attempt)
         machine.fold((), "")
         for revision, document in waiting.pop(0, ()):
             self.compared += 1
@@ -255,7 +282,7 @@ class _Player:
         self, revision: int, document: Mapping[str, Any], decided: Mapping[str, Any]
     ) -> None:
         """What one process proved on its own records, in the order it stored them."""
-        machine = self._replay.machine(self._attempt.steps[0][3])
+        machine = self._replay.machine(self._attempt)
         verdict, evidence = machine.saw_many(decided_on(document, self._stored))
         text = _difference(document, verdict, evidence)
         self.compared += 1
@@ -274,7 +301,7 @@ class _Player:
     def _transitions(self) -> None:
         """Every document's state must be the ramp's answer to the event stored with it."""
         first = self._attempt.steps[0][3]
-        machine = self._replay.machine(first)
+        machine = self._replay.machine(self._attempt)
         state = machine.ramp.start()
         before: Mapping[str, Any] | None = None
         for revision, _, _, document in self._attempt.steps:
@@ -327,11 +354,11 @@ class _Player:
             return
         if str(event.verdict) != document["verdict"]:
             self._wrong("transition", revision, "the check had another verdict than the judge")
-        sequence, since = document["sequence"], self._level_before(revision)
+        sequence = document["sequence"]
         operations = sum(
             each.operations
             for each in self._stored
-            if since < each.sequence <= sequence and each.arm == "canary"
+            if each.sequence <= sequence and each.arm == "canary"
         )
         if event.sampled and operations < document["min_operations"]:
             self._wrong(
@@ -340,10 +367,6 @@ class _Player:
                 f"the check counted enough operations, but {operations} are stored and "
                 f"{document['min_operations']} are needed",
             )
-
-    def _level_before(self, revision: int) -> int:
-        earlier = [d["level_sequence"] for r, _, _, d in self._attempt.steps if r < revision]
-        return earlier[-1] if earlier else 0
 
     # -- routing ----------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ from xenolect.errors import (
     NotFoundError,
     TransitionError,
 )
-from xenolect.facts import Change, Observation, Put
+from xenolect.facts import Change, Drop, Observation, Put
 from xenolect.judges import Evidence
 from xenolect.model import (
     BreakerState,
@@ -138,6 +138,7 @@ class Canaries:
                 )
             return [
                 self._variants.moved(now, S.CANARY),
+                *self._freeze(current.id, document["baseline"], plan.baseline),
                 Put("rollout", current.id, document),
                 point_change,
             ]
@@ -163,6 +164,13 @@ class Canaries:
         document["state"] = ramp.dump(state)
         document["step"] = event_to_json(sg.Start(), document["started_at"], 0.0)
         document["decided"] = None
+
+    def _freeze(self, variant_id: str, name: str, baseline: Mapping[str, Any]) -> Sequence[Change]:
+        """Store a rollout's baseline apart from its document, which is written at each step; the one
+        of the variant's last rollout goes (the journal keeps it)."""
+        last = self._runtime.value("rollout", variant_id)
+        gone = [Drop("frozen", last["baseline"])] if last is not None else []
+        return [*gone, Put("frozen", name, dict(baseline))]
 
     def _attempt(self, variant_id: str) -> int:
         last = self._runtime.value("rollout", variant_id)
@@ -203,7 +211,7 @@ class Canaries:
                     version,
                     self._launch.judge_of(value),
                     self._launch.ramp_of(value),
-                    baseline_from_json(value["baseline"]),
+                    baseline_from_json(self._runtime.value("frozen", value["baseline"])),
                 )
                 if not current.ended:
                     self._breakers.shut.discard(key)

@@ -24,6 +24,7 @@ from xenolect.errors import InvalidError
 from xenolect.facts import Observation
 from xenolect.model import CanaryState, Verdict
 from xenolect.ramps import MILLION, levels
+from xenolect.sketch import Sketch
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -333,6 +334,7 @@ class _Stage:
             odds *= failing / (1.0 - failing)
             failing = odds / (1.0 + odds)
         fails = rng.random(count) < failing[agent]
+        earlier = rng.lognormal(math.log(world.latency_ms), 0.5, 5_000)
         history = world.operations_per_second * 86_400.0
         if self.unit == "agent":
             unit = agent
@@ -342,13 +344,13 @@ class _Stage:
                 f"u{i}": [int(n), int(f)]
                 for i, (n, f) in enumerate(zip(before, failed, strict=True))
             }
-            baseline = _baseline(int(before.sum()), int(failed.sum()), names)
+            baseline = _baseline(int(before.sum()), int(failed.sum()), names, earlier)
         else:
             fresh = np.cumsum(rng.random(count) < 1.0 / world.session_operations)
             unit = np.maximum(fresh - rng.integers(0, 5, size=count), 0)
             operations = int(rng.poisson(history))
             mean = float(failing.mean())
-            baseline = _baseline(operations, int(rng.binomial(operations, mean)), {})
+            baseline = _baseline(operations, int(rng.binomial(operations, mean)), {}, earlier)
         place = rng.random(int(unit.max(initial=0)) + 1) * MILLION
         harm = 0.0 if world.success <= 0.0 else max(0.0, 1.0 - success / world.success)
         latency = rng.lognormal(math.log(world.latency_ms), 0.5, count)
@@ -396,7 +398,9 @@ class _Stage:
             trace.failed[index][keep],
             rng.random(count) < harm,
             trace.latency_ms[index][keep],
-            _baseline(operations, round(float(trace.failed.sum()) * per_day), names),
+            _baseline(
+                operations, round(float(trace.failed.sum()) * per_day), names, trace.latency_ms
+            ),
         )
 
     # -- playing ----------------------------------------------------------------------------------
@@ -472,6 +476,7 @@ class _Stage:
             "check_interval": self.interval,
             "processes": settings.processes or 1,
             "level_sequence": 0,
+            "guardrails": [],
             "state": self._ramp.dump(state),
         }
         return Rollout(document, 1, self._judge, self._ramp, baseline_from_json(baseline))
@@ -500,6 +505,15 @@ def _served(rollout: Rollout) -> float:
 
 
 def _baseline(
-    operations: int, failures: int, units: dict[str, Sequence[int]] | Any
+    operations: int, failures: int, units: dict[str, Sequence[int]] | Any, latency_ms: Any
 ) -> dict[str, Any]:
-    return {"operations": operations, "failures": failures, "units": units, "latency": []}
+    """The frozen baseline; of at most 10,000 ``latency_ms`` that are positive, all pooled."""
+    sketch = Sketch()
+    for value in latency_ms[latency_ms > 0.0][:10_000].tolist():
+        sketch.add(value)
+    return {
+        "operations": operations,
+        "failures": failures,
+        "units": units,
+        "latency": sketch.to_json(),
+    }

@@ -137,11 +137,12 @@ class LogRank:
 
 @attrs.define
 class NonInferiority:
-    """Capital against "the canary fails more often by ``margin`` or more"; null: difference >= margin.
+    """Capital against "the canary is worse by ``margin`` or more"; null: mean difference >= margin.
 
-    Residuals ``failures - expected`` gather per arm until both have operations; then one bet on
-    ``D = mean(canary) - mean(control)``: ``K *= 1 + lambda / 1.5 * (margin - D)``. A residual is at
-    least -.5 and at most 1, so D <= 1.5 and no bet can lose everything.
+    Values (residual failures, latency ranks) gather per arm until both have operations; then one bet
+    on ``D = mean(canary) - mean(control)``: ``K *= 1 + lambda / reach * (margin - D)``, where D is at
+    most ``reach``, so no bet can lose everything. Residual failures are at least -.5 and at most 1
+    (reach 1.5), ranks lie in [0, 1] (reach 1).
 
     Means are per operation, so a unit with many operations weighs more, as it does in traffic. What
     units have in common is taken out by their own baselines; units without one (conversations) are
@@ -150,41 +151,50 @@ class NonInferiority:
     """
 
     margin: float
+    reach: float
     lambdas: tuple[float, ...]
     operations: list[int] = attrs.field(factory=lambda: [0, 0])
-    residuals: list[float] = attrs.field(factory=lambda: [0.0, 0.0])
+    sums: list[float] = attrs.field(factory=lambda: [0.0, 0.0])
     capitals: list[float] = attrs.field(factory=list)
     blocks: int = 0
-    value: float = 1.0
+    _value: float | None = 1.0
 
     def __attrs_post_init__(self) -> None:
         if not self.capitals:
             self.capitals = [1.0] * len(self.lambdas)
 
-    def add(self, canary: bool, operations: int, residual: float) -> None:
-        """Add operations of one arm with the sum of their residuals; close the block if it can be."""
+    def add(self, canary: bool, operations: int, total: float) -> None:
+        """Add operations of one arm with the sum of their values; close the block if it can be."""
         arm = 0 if canary else 1
         self.operations[arm] += operations
-        self.residuals[arm] += residual
+        self.sums[arm] += total
         n_c, n_b = self.operations
         if not n_c or not n_b:
             return
-        gain = (self.margin - (self.residuals[0] / n_c - self.residuals[1] / n_b)) / 1.5
+        gain = (self.margin - (self.sums[0] / n_c - self.sums[1] / n_b)) / self.reach
         self.operations = [0, 0]
-        self.residuals = [0.0, 0.0]
+        self.sums = [0.0, 0.0]
         self.capitals = bounded(
             [k * (1.0 + bet * gain) for k, bet in zip(self.capitals, self.lambdas, strict=True)]
         )
         self.blocks += 1
-        self.value = mean(self.capitals)
+        self._value = None
+
+    @property
+    def value(self) -> float:
+        """The e-value now; computed when asked, since batches ask less than once a block."""
+        if self._value is None:
+            self._value = mean(self.capitals)
+        return self._value
 
     def dump(self) -> list[Any]:
         """The state as JSON."""
-        return [self.operations, self.residuals, self.capitals, self.blocks, self.value]
+        return [self.operations, self.sums, self.capitals, self.blocks]
 
     def load(self, data: Sequence[Any]) -> None:
         """Take over what ``dump`` gave."""
-        self.operations, self.residuals, self.capitals, self.blocks, self.value = data
+        self.operations, self.sums, self.capitals, self.blocks = data
+        self._value = None
 
 
 @attrs.define

@@ -17,15 +17,16 @@ import attrs
 from xenolect.errors import CorruptError
 from xenolect.facts import Observation
 from xenolect.hookspecs import Offer, hookimpl, offer
-from xenolect.judges import Baseline, Evidence, JudgeConfig
+from xenolect.judges import SILENT, Baseline, Evidence, Guardrail, JudgeConfig
 from xenolect.model import Verdict
 from xenolect.units import Seconds
 from xenolect_plugins._control import ControlWatch
-from xenolect_plugins._eprocesses import Collapse, Cooling, LogRank, NonInferiority, geometric
+from xenolect_plugins._eprocesses import Collapse, Cooling
+from xenolect_plugins._guardrails import Guardrails, Settings
 
 __all__ = ["EValue", "EValueState"]
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 def _clip(value: float, low: float, high: float) -> float:
@@ -36,23 +37,23 @@ def _clip(value: float, low: float, high: float) -> float:
 class EValueState:
     """Everything the judge knows of one rollout; owned by one writer.
 
-    ``units`` are the frozen baselines ``(operations, failures)``; ``pooled`` the failure probability
-    over all of them. ``seen`` holds the units heard per arm, up to a limit.
+    ``pooled`` is the failure probability over the baseline's units. ``seen`` holds the units heard
+    per arm, up to a limit; ``silent`` how many of each arm fell silent.
     """
 
     config: JudgeConfig
+    baseline: Baseline
     pooled: float
-    units: dict[str, tuple[int, int]]
     cooling: Cooling
     counted: Cooling
     watch: ControlWatch
-    failure_ratio: LogRank
-    noninferiority: NonInferiority
+    guardrails: Guardrails
     collapse: Collapse
     now: float = -math.inf
     operations: list[int] = attrs.field(factory=lambda: [0, 0])
     failures: list[int] = attrs.field(factory=lambda: [0, 0])
     seen: tuple[dict[str, None], dict[str, None]] = attrs.field(factory=lambda: ({}, {}))
+    silent: list[int] = attrs.field(factory=lambda: [0, 0])
     highest: float = 1.0
     harm: str = ""
 
@@ -61,7 +62,7 @@ class EValueState:
 
         ``m_i = clip((f_i + 50 p) / (n_i + 50), 1e-4, .5)``: 50 operations of prior weight.
         """
-        operations, failures = self.units.get(unit, (0, 0))
+        operations, failures = self.baseline.units.get(unit, (0, 0))
         return _clip((failures + 50.0 * self.pooled) / (operations + 50.0), 1e-4, 0.5)
 
 
@@ -75,6 +76,12 @@ class EValue:
     unit's further failures count as the same incident; choose it above the 95th percentile of
     incident lengths. ``hold_at`` and ``promote_at`` are e-values; rollback is at ``1 / alpha``.
 
+    Latencies are compared as ranks within the unit's own baseline if it has ``least_latencies``, else
+    within the pooled one; without so many in the pool latency is not judged. ``latency_ratio`` is
+    tolerated in location and in the tail (beyond the quantile ``tail``), ``ni_latency_ratio`` is what
+    promotion must exclude in both. Failure shares are compared per unit and ``window``, latencies and
+    declared metrics per unit and ``latency_window``. ``latency = false`` leaves latency out.
+
     Without control only a collapse is proof: failure probability above ``collapse_floor`` and
     ``collapse_factor`` times the unit's own baseline. ``control_window``, ``overdue`` and
     ``overdue_in_window`` say when control counts as missing. ``max_units`` bounds the memory: units
@@ -84,6 +91,16 @@ class EValue:
     cool_down: Seconds = Seconds(600.0)
     rho: float = attrs.field(default=1.5, validator=attrs.validators.ge(1.0))
     ni_factor: float = attrs.field(default=2.0, validator=attrs.validators.gt(0.0))
+    latency: bool = True
+    latency_ratio: float = attrs.field(default=1.10, validator=attrs.validators.ge(1.0))
+    ni_latency_ratio: float = attrs.field(default=1.25, validator=attrs.validators.ge(1.0))
+    tail: float = attrs.field(
+        default=0.95,
+        validator=attrs.validators.and_(attrs.validators.gt(0.0), attrs.validators.lt(1.0)),
+    )
+    least_latencies: int = attrs.field(default=200, validator=attrs.validators.ge(1))
+    window: Seconds = Seconds(300.0)
+    latency_window: Seconds = Seconds(60.0)
     least_margin: float = 0.001
     most_margin: float = 0.02
     hold_at: float = attrs.field(default=20.0, validator=attrs.validators.gt(1.0))
@@ -98,8 +115,34 @@ class EValue:
     def start(self, baseline: Baseline, config: JudgeConfig) -> EValueState:
         """The state before the first observation: the baseline is frozen here."""
         pooled = (baseline.failures + 1.0) / (baseline.operations + 100.0)
-        units = {unit: (int(n), int(f)) for unit, (n, f) in baseline.units.items()}
-        return self._state(config, pooled, units)
+        share = _clip(config.share, 0.001, 0.999)
+        d = max(config.min_effect, _clip(pooled / 2.0, self.least_margin, self.most_margin))
+        settings = Settings(
+            difference=d,
+            inferior=self.ni_factor * d,
+            rho=self.rho,
+            latency_ratio=self.latency_ratio,
+            inferior_latency_ratio=self.ni_latency_ratio,
+            tail=self.tail,
+            least=self.least_latencies,
+            window=self.window,
+            latency_window=self.latency_window,
+            limit=self.max_units,
+        )
+        if not self.latency:
+            baseline = attrs.evolve(baseline, latency=(), unit_latency={})
+        return EValueState(
+            config=config,
+            baseline=baseline,
+            pooled=pooled,
+            cooling=Cooling(self.cool_down, self.max_units),
+            counted=Cooling(self.cool_down, self.max_units),
+            watch=ControlWatch(
+                share / (1.0 - share), self.control_window, self.overdue, self.overdue_in_window
+            ),
+            guardrails=Guardrails(settings, baseline, config),
+            collapse=Collapse(),
+        )
 
     def update(
         self, state: EValueState, records: Sequence[Observation]
@@ -111,27 +154,6 @@ class EValue:
             self._fold(state, record)
         return self._verdict(state)
 
-    def _state(
-        self, config: JudgeConfig, pooled: float, units: dict[str, tuple[int, int]]
-    ) -> EValueState:
-        share = _clip(config.share, 0.001, 0.999)
-        d = max(config.min_effect, _clip(pooled / 2.0, self.least_margin, self.most_margin))
-        return EValueState(
-            config=config,
-            pooled=pooled,
-            units=units,
-            cooling=Cooling(self.cool_down, self.max_units),
-            counted=Cooling(self.cool_down, self.max_units),
-            watch=ControlWatch(
-                share / (1.0 - share), self.control_window, self.overdue, self.overdue_in_window
-            ),
-            failure_ratio=LogRank(
-                self.rho, tuple(self.rho * step for step in geometric(1.15, 50.0, 16))
-            ),
-            noninferiority=NonInferiority(self.ni_factor * d, geometric(0.01, 0.95, 16)),
-            collapse=Collapse(),
-        )
-
     def _fold(self, state: EValueState, record: Observation) -> None:
         operations = record.operations
         if operations < 1 or not math.isfinite(record.at):
@@ -139,39 +161,55 @@ class EValue:
         canary = record.arm == "canary"
         if not canary and record.arm != "control":
             return
-        failures = min(max(record.failures, 0), operations)
         unit = record.unit
         now = state.now = max(state.now, record.at)
         arm = 0 if canary else 1
-        state.operations[arm] += operations
-        state.failures[arm] += failures
-        seen = state.seen[arm]
-        if unit not in seen and len(seen) < self.max_units:
-            seen[unit] = None
-
-        expected = state.expected(unit)
-        if not state.cooling.holds(unit, now):
-            state.failure_ratio.expose(canary, expected * operations)
-            if failures:
-                state.failure_ratio.event(canary)
-                state.cooling.add(unit, now)
-        if not self._troubled(state):
-            state.noninferiority.add(canary, operations, failures - operations * expected)
-        if not canary:
-            state.watch.control(unit, now, failures / operations)
-            state.collapse.end()
+        guardrails = state.guardrails
+        changed = guardrails.close(now)
+        if SILENT in record.custom:
+            state.silent[arm] += 1
+            changed |= self._event(state, unit, canary, state.expected(unit), now)
         else:
-            if state.watch.missing(now):
-                self._collapse(state, unit, failures / operations, expected)
-            state.watch.canary(unit, now)
+            failures = min(max(record.failures, 0), operations)
+            state.operations[arm] += operations
+            state.failures[arm] += failures
+            seen = state.seen[arm]
+            if unit not in seen and len(seen) < self.max_units:
+                seen[unit] = None
+            expected = state.expected(unit)
+            if failures:
+                changed |= self._event(state, unit, canary, expected * operations, now)
+            elif not state.cooling.holds(unit, now):
+                guardrails.failure_ratio.expose(canary, expected * operations)
+            residual = failures - operations * expected
+            guardrails.add(record, now, canary, failures, residual, self._troubled(state))
+            if not canary:
+                state.watch.control(unit, now, failures / operations)
+                state.collapse.end()
+            else:
+                if state.watch.missing(now):
+                    self._collapse(state, unit, failures / operations, expected)
+                state.watch.canary(unit, now)
 
-        e_value = state.failure_ratio.value
-        state.highest = max(state.highest, e_value)
         threshold = 1.0 / state.config.alpha
-        if e_value >= threshold:
-            state.harm = "failure_ratio"
-        elif state.collapse.value >= threshold:
+        if changed:
+            guardrails.weigh()
+            state.highest = max(state.highest, guardrails.e_value)
+            if guardrails.e_value >= threshold:
+                state.harm = guardrails.strongest()
+        if not state.harm and state.collapse.value >= threshold:
             state.harm = "collapse_without_control"
+
+    def _event(
+        self, state: EValueState, unit: str, canary: bool, expected: float, now: float
+    ) -> bool:
+        """A failure of a unit; whether it counts, or belongs to an incident already counted."""
+        if state.cooling.holds(unit, now):
+            return False
+        state.guardrails.failure_ratio.expose(canary, expected)
+        state.guardrails.failure_ratio.event(canary)
+        state.cooling.add(unit, now)
+        return True
 
     def _troubled(self, state: EValueState) -> bool:
         """Whether control fails so much that looking no worse beside it proves nothing.
@@ -190,7 +228,9 @@ class EValue:
             state.collapse.bet(q, share)
 
     def _verdict(self, state: EValueState) -> tuple[Verdict, Evidence]:
-        e_value, collapse = state.failure_ratio.value, state.collapse.value
+        guardrails, collapse = state.guardrails, state.collapse.value
+        e_value = guardrails.e_value
+        awaited, shown = guardrails.weakest()
         if state.harm:
             verdict, reason = Verdict.ROLLBACK, state.harm
         elif not state.operations[0]:
@@ -198,26 +238,22 @@ class EValue:
         elif collapse >= self.hold_at:
             verdict, reason = Verdict.HOLD, "collapse_without_control"
         elif e_value >= self.hold_at:
-            verdict, reason = Verdict.HOLD, "failure_ratio"
+            verdict, reason = Verdict.HOLD, guardrails.strongest()
         elif state.watch.missing(state.now):
             verdict, reason = Verdict.HOLD, "no control"
         elif self._troubled(state):
             verdict, reason = Verdict.HOLD, "control in trouble"
-        elif state.noninferiority.value >= self.promote_at:
+        elif shown >= self.promote_at:
             verdict, reason = Verdict.PROMOTE, "non_inferiority"
         else:
             verdict, reason = Verdict.CONTINUE, ""
         return verdict, Evidence(
             e_value=e_value,
             threshold=1.0 / state.config.alpha,
-            noninferiority=state.noninferiority.value,
+            noninferiority=shown,
             promote_at=self.promote_at,
             reason=reason,
-            parts={
-                "failure_ratio": e_value,
-                "collapse": collapse,
-                "non_inferiority": state.noninferiority.value,
-            },
+            parts=guardrails.parts() | {"collapse": collapse},
             canary_operations=state.operations[0],
             canary_failures=state.failures[0],
             canary_units=len(state.seen[0]),
@@ -226,32 +262,32 @@ class EValue:
             control_units=len(state.seen[1]),
             detail={
                 "pooled": state.pooled,
-                "margin": state.noninferiority.margin,
+                "margin": guardrails.settings.inferior,
                 "highest": state.highest,
                 "p_value": min(1.0, 1.0 / state.highest),
+                "awaited": awaited,
                 "episodes_without_control": state.collapse.episodes,
-                "blocks": state.noninferiority.blocks,
+                "blocks": guardrails.inferiority["non_inferiority"].blocks,
+                "silent": list(state.silent),
             },
         )
 
     def dump(self, state: EValueState) -> bytes:
         """The state as JSON; Python writes floats so that they come back bit for bit."""
-        config = attrs.asdict(state.config)
         body = {
             "format": _FORMAT,
-            "config": config,
-            "pooled": state.pooled,
-            "units": [[unit, n, f] for unit, (n, f) in state.units.items()],
+            "config": attrs.asdict(state.config),
+            "baseline": attrs.asdict(state.baseline),
             "cooling": list(state.cooling.until.items()),
             "counted": list(state.counted.until.items()),
             "watch": state.watch.dump(),
-            "failure_ratio": state.failure_ratio.dump(),
-            "noninferiority": state.noninferiority.dump(),
+            "guardrails": state.guardrails.dump(),
             "collapse": state.collapse.dump(),
             "now": state.now if math.isfinite(state.now) else None,
             "operations": state.operations,
             "failures": state.failures,
             "seen": [list(units) for units in state.seen],
+            "silent": state.silent,
             "highest": state.highest,
             "harm": state.harm,
         }
@@ -266,21 +302,17 @@ class EValue:
                     f"the judge's state has format {body['format']!r}, this release reads {_FORMAT}; "
                     "update xenolect, or abort the rollout and start it again"
                 )
-            config = body["config"]
-            config["levels"] = tuple(config["levels"])
-            state = self._state(
-                JudgeConfig(**config), body["pooled"], {u: (n, f) for u, n, f in body["units"]}
-            )
+            state = self.start(_baseline(body["baseline"]), _config(body["config"]))
             state.cooling.until = dict(body["cooling"])
             state.counted.until = dict(body["counted"])
             state.watch.load(body["watch"])
-            state.failure_ratio.load(body["failure_ratio"])
-            state.noninferiority.load(body["noninferiority"])
+            state.guardrails.load(body["guardrails"])
             state.collapse.load(body["collapse"])
             state.now = -math.inf if body["now"] is None else body["now"]
             state.operations, state.failures = body["operations"], body["failures"]
             canary, control = body["seen"]
             state.seen = (dict.fromkeys(canary), dict.fromkeys(control))
+            state.silent = body["silent"]
             state.highest, state.harm = body["highest"], body["harm"]
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise CorruptError(
@@ -288,6 +320,25 @@ class EValue:
                 "start it again from the rollout's stored observations"
             ) from error
         return state
+
+
+def _pairs(bins: Iterable[Sequence[int]]) -> tuple[tuple[int, int], ...]:
+    return tuple((int(index), int(count)) for index, count in bins)
+
+
+def _baseline(body: dict[str, Any]) -> Baseline:
+    return Baseline(
+        body["operations"],
+        body["failures"],
+        {unit: (n, f) for unit, (n, f) in body["units"].items()},
+        _pairs(body["latency"]),
+        {unit: _pairs(bins) for unit, bins in body["unit_latency"].items()},
+    )
+
+
+def _config(body: dict[str, Any]) -> JudgeConfig:
+    guardrails = tuple(Guardrail(**each) for each in body["guardrails"])
+    return JudgeConfig(**body | {"levels": tuple(body["levels"]), "guardrails": guardrails})
 
 
 @hookimpl

@@ -20,9 +20,18 @@ __all__ = ["Proof", "proof", "report"]
 
 MEANING = {
     "failure_ratio": "the canary fails more often, beside the control, than the judge tolerates",
+    "failure_difference": "the canary's units fail more often than the control's by the margin",
+    "latency": "the canary is slower than the control by the tolerated ratio",
+    "latency_tail": "the canary's slow operations are more or slower than the ratio allows",
     "collapse_without_control": "the canary fails so much that it needs no control to be seen",
     "non_inferiority": "the canary is not worse than its control by the margin",
 }
+
+
+def _meaning(reason: str) -> str:
+    if reason.startswith("custom."):
+        return f"the declared metric {reason[7:]!r} is worse on the canary than its margin allows"
+    return MEANING.get(reason, "")
 
 
 @attrs.frozen
@@ -60,7 +69,7 @@ def proof(manager: EmergenceManager, variant_id: str, last: int = 5) -> Proof | 
     ended = document["ended_at"]
     return Proof(
         evidence.get("reason", ""),
-        MEANING.get(evidence.get("reason", ""), ""),
+        _meaning(evidence.get("reason", "")),
         document["judge"]["use"],
         document["verdict"],
         document["alpha"] / document["attempt"] ** 2,
