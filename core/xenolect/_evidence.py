@@ -15,6 +15,7 @@ import attrs
 
 from xenolect import safeguards as sg
 from xenolect._routing import routed
+from xenolect._trust import Unavailable, answer_of, evidence_to_json, words_of
 from xenolect.facts import Observation
 from xenolect.interfaces import Judge, Safeguard
 from xenolect.judges import Baseline, Evidence, Guardrail, JudgeConfig
@@ -32,11 +33,6 @@ __all__ = [
 ]
 
 ENDED = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
-
-
-def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
-    """Evidence as the document that is stored."""
-    return attrs.asdict(evidence)
 
 
 def baseline_from_json(data: Mapping[str, Any]) -> Baseline:
@@ -88,11 +84,15 @@ def event_from_json(step: Mapping[str, Any]) -> sg.Event:
 
 @attrs.frozen
 class Weighed:
-    """What the merged judge said, and the last sequence it had folded then: replaced as one."""
+    """What the merged judge said, and the last sequence it had folded then: replaced as one.
+
+    ``failed``: it said nothing, because a judge raised; the verdict is HOLD.
+    """
 
     verdict: Verdict = Verdict.CONTINUE
     evidence: Evidence = Evidence()
     sequence: int = 0
+    failed: bool = False
 
 
 class Rollout:
@@ -102,7 +102,7 @@ class Rollout:
         self,
         document: Mapping[str, Any],
         version: int,
-        judge: Judge[Any],
+        judge: Judge[Any] | Unavailable,
         ramp: Safeguard[Any],
         baseline: Baseline,
     ) -> None:
@@ -124,23 +124,54 @@ class Rollout:
             levels=tuple(level / 1_000_000 for level in document["levels"]),
             guardrails=tuple(Guardrail(**each) for each in document["guardrails"]),
         )
-        own = attrs.evolve(self._config, alpha=alpha if alone else alpha / (2 * self.processes))
-        self.merged = judge.start(baseline, self._config)
-        self.local = judge.start(baseline, own)
+        self._own = attrs.evolve(
+            self._config, alpha=alpha if alone else alpha / (2 * self.processes)
+        )
+        self._baseline = baseline
+        self.proved = False
+        self.joined_at = 0  # the last sequence stored when this process joined
+        self.decided: dict[str, Any] | None = None  # who proved harm, on which records
+        self.unattributed = 0
+        self.seen: dict[str, float] = {}
+        self.disturbed_at = float("-inf")  # when the breaker last moved
+        self.failures = 0  # of the judge, lately
+        self.retry_at = float("-inf")  # before then a judge that failed is left alone
+        self.begin()
+        self.take(document, version)
+
+    def begin(self) -> None:
+        """Both judges before the first observation; a judge that failed begins anew."""
+        self.failure = ""  # why the judge can not be trusted now
         self.cursor = 0  # the last sequence folded into ``merged``
         self.joined = False
         self.acts = False  # may the local judge act?
-        self.proved = False
         self.weighed = Weighed()
-        self.joined_at = 0  # the last sequence stored when this process joined
         self.folded = 0  # records folded by ``local``
-        self.decided: dict[str, Any] | None = None  # who proved harm, on which records
-        self.unattributed = 0
         self.operations = 0  # the canary's, stored and folded
         self.level_units: set[str] = set()
-        self.seen: dict[str, float] = {}
-        self.disturbed_at = float("-inf")  # when the breaker last moved
-        self.take(document, version)
+        self.merged: Any = None
+        self.local: Any = None
+        try:
+            self.merged = self.judge.start(self._baseline, self._config)
+            self.local = self.judge.start(self._baseline, self._own)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """The judge raised: hold, and weigh everything again from the start when it can be asked."""
+        self.failure = f"the judge failed: {words_of(error)}"
+        self.failures += 1
+        self.joined = self.acts = False
+        self.weighed = Weighed(Verdict.HOLD, Evidence(reason=self.failure), self.cursor, True)
+
+    def _ask(self, state: Any, observations: Sequence[Observation]) -> tuple[Verdict, Evidence]:
+        """What the judge answers; HOLD where it can not be trusted."""
+        if not self.failure:
+            try:
+                return answer_of(self.judge.update(state, observations))
+            except Exception as error:
+                self._fail(error)
+        return Verdict.HOLD, self.weighed.evidence
 
     def take(self, document: Mapping[str, Any], version: int) -> None:
         """Adopt a newer document of the same rollout."""
@@ -209,7 +240,7 @@ class Rollout:
     def saw_many(self, observations: Sequence[Observation]) -> tuple[Verdict, Evidence]:
         """Fold observations into the local judge, whether it may act or not."""
         self.folded += len(observations)
-        return self.judge.update(self.local, observations)
+        return self._ask(self.local, observations)
 
     def fold(self, observations: Sequence[Observation], boot: str) -> Verdict:
         """Fold the next observations of the index's sequence."""
@@ -222,8 +253,9 @@ class Rollout:
                     self.level_units.add(observation.unit)
             if self.joined and observation.writer != boot and self.processes == 1:
                 self.acts = False  # others report too: only the merged order counts
-        verdict, evidence = self.judge.update(self.merged, observations)
-        self.weighed = Weighed(verdict, evidence, self.cursor)
+        verdict, evidence = self._ask(self.merged, observations)
+        if not self.failure:
+            self.weighed = Weighed(verdict, evidence, self.cursor)
         return verdict
 
 
@@ -251,6 +283,8 @@ def health_check(
         missing = "stale data"
     elif "control" not in rollout.seen:
         missing = "no control"
+    if weighed.failed:
+        missing = weighed.evidence.reason
     return sg.Check(
         verdict=weighed.verdict,
         fresh=fresh,

@@ -245,6 +245,12 @@ class _Player:
             if decided.get("by") == "local":
                 self._local(revision, document, decided)
                 continue
+            if decided.get("by") == "nobody":
+                why = document["evidence"].get("reason", "")
+                self.unverified.append(
+                    f"entry {revision}, the rollout of {self._attempt.variant_id}: {why}"
+                )
+                continue
             sequence = decided.get("sequence", document["sequence"])
             waiting.setdefault(sequence, []).append((revision, document))
         machine = self._replay.machine(self._attempt)

@@ -23,6 +23,7 @@ from xenolect._runtime import Runtime
 from xenolect._selection import Selector
 from xenolect._steering import Steering
 from xenolect._structure import Route
+from xenolect._trust import Unavailable
 from xenolect._variants import Variants
 from xenolect.errors import (
     ConflictError,
@@ -32,6 +33,7 @@ from xenolect.errors import (
     TransitionError,
 )
 from xenolect.facts import Change, Drop, Observation, Put
+from xenolect.interfaces import Judge
 from xenolect.judges import Evidence
 from xenolect.model import (
     BreakerState,
@@ -49,6 +51,7 @@ log = logging.getLogger("xenolect.safeguards")
 S = VariantStatus
 LEASE = 5.0  # seconds a leader is believed to live after its last sign
 SEAT = 400 * 86400.0  # a seat of local evidence is taken once and never given again
+CALM = 60.0  # seconds without a failure after which a judge's next one counts as its first
 ORPHANED = 900.0  # a suspension nobody heals for so long is tried again by the leader
 
 
@@ -209,7 +212,7 @@ class Canaries:
                 current = Rollout(
                     value,
                     version,
-                    self._launch.judge_of(value),
+                    self._judge_of(value),
                     self._launch.ramp_of(value),
                     baseline_from_json(self._runtime.value("frozen", value["baseline"])),
                 )
@@ -219,6 +222,15 @@ class Canaries:
             if current.ended:
                 self._rollouts.pop(key, None)
                 self._selector.forget(key)
+
+    def _judge_of(self, document: Mapping[str, Any]) -> Judge[Any] | Unavailable:
+        """The judge, or what stands for one that is not installed here or can not be made: the
+        journal is followed all the same, and the rollout can be rolled back."""
+        try:
+            return self._launch.judge_of(document)
+        except Exception as error:
+            log.error("the judge of %s can not be made: %s", document["variant_id"], error)
+            return Unavailable(error)
 
     def _running(self, variant: Any) -> Rollout:
         variant_id = self._runtime.variant(variant).id
@@ -356,16 +368,31 @@ class Canaries:
     # -- the leader -------------------------------------------------------------------------------
 
     def join(self) -> None:
-        """Take this process's place in rollouts it has not joined yet."""
+        """Take this process's place in rollouts it has not joined yet; again where the judge failed."""
         for rollout in list(self._rollouts.values()):
-            if not rollout.joined:
+            if not rollout.joined and self._may_try(rollout):
                 self._join(rollout)
+
+    def _may_try(self, rollout: Rollout) -> bool:
+        """A judge that fails is asked again, with everything, ever more rarely."""
+        if not rollout.failure:
+            return True
+        now = self._runtime.clock()
+        if now < rollout.retry_at:
+            return False
+        if now - rollout.retry_at > CALM:
+            rollout.failures = 1  # the first for a long time
+        rollout.retry_at = now + min(CALM / 2, 0.25 * 2.0 ** min(rollout.failures, 16))
+        log.error("the rollout of %s holds: %s", rollout.variant_id, rollout.failure)
+        return True
 
     def _join(self, rollout: Rollout) -> None:
         """Find this process's place: leader, a seat of local evidence, or neither."""
         runtime = self._runtime
         now = runtime.alive()
         with self._folding:
+            if rollout.failure:
+                rollout.begin()
             leads = self._leads(rollout)
             acts = leads
             if rollout.processes > 1:
@@ -380,9 +407,11 @@ class Canaries:
                 waiting = [o for o in runtime.performance.waiting() if o.rollout == rollout.id]
                 rollout.joined_at = rollout.cursor
                 rollout.saw_many([*stored, *waiting] if rollout.processes == 1 else waiting)
+                verdict, evidence = rollout.saw_many(())
+                if rollout.failure:
+                    return
                 rollout.acts = acts
                 rollout.joined = True
-                verdict, evidence = rollout.saw_many(())
                 if acts and verdict == Verdict.ROLLBACK:
                     self._prove(rollout, evidence, local=True)
 
@@ -418,10 +447,12 @@ class Canaries:
                     self._fold(rollout)
 
     def _fold(self, rollout: Rollout) -> None:
+        if not rollout.joined:
+            return  # the judge failed and is asked again later
         new = self._runtime.index.observations(rollout.id, rollout.cursor)
-        if not new:
-            return
-        if rollout.fold(new, self._runtime.boot) == Verdict.ROLLBACK:
+        if new:
+            rollout.fold(new, self._runtime.boot)
+        if rollout.verdict == Verdict.ROLLBACK:  # as of joining, perhaps
             self._prove(rollout, rollout.evidence, local=False)
 
     def tick(self, now: float) -> None:
@@ -505,7 +536,7 @@ class Canaries:
         rollout = self._rollouts.get(current.id)
         state = self._launch.ramp_of(document).load(document["state"])
         verdict, evidence = document["verdict"], document["evidence"]
-        if rollout is not None and rollout.evidence.canary_operations:
+        if rollout is not None and (rollout.evidence.canary_operations or rollout.failure):
             weighed = rollout.weighed
             verdict, evidence = weighed.verdict, evidence_to_json(weighed.evidence)
         ended = document.get("ended_at") is not None

@@ -151,7 +151,7 @@ class Steering:
             "verdict": str(weighed.verdict),
             "evidence": evidence_to_json(weighed.evidence),
             "sequence": weighed.sequence,
-            "decided": None,
+            "decided": {"by": "nobody"} if weighed.failed else None,
         }
         if state.state != rollout.state.state:
             document["changed_at"] = now

@@ -142,7 +142,7 @@ class Canary:
             return state, None, ()
         if self.on_inconclusive == "abort":
             return self._end(state, C.ABORTED, "no decision in max_duration", blame=False)
-        if self.on_inconclusive == "promote" and state.state in (C.RAMPING, C.HOLD):
+        if self.on_inconclusive == "promote" and state.state == C.RAMPING:  # never out of a hold
             return self._finish(state, "no decision in max_duration; the policy promotes")
         if state.state in (C.PAUSED, C.SUSPENDED):
             return state, None, ()

@@ -1,0 +1,79 @@
+"""How far a judge is trusted: what it answers is checked, what it raises is put into words.
+
+A judge may be anybody's. Its verdict decides who is promoted and who is taken back, and its evidence
+is stored; so neither garbage nor an exception may reach the ramp, or keep a rollback from its commit.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NoReturn
+
+import attrs
+
+from xenolect.facts import canonical
+from xenolect.judges import Evidence
+from xenolect.model import Verdict
+
+__all__ = ["Unavailable", "answer_of", "evidence_to_json", "words_of"]
+
+_WORDS = 200  # characters of an error that are kept: it is stored with each health check
+
+
+@attrs.frozen
+class Unavailable:
+    """Stands for a judge that could not be made: asked for anything it raises why."""
+
+    why: Exception
+
+    def start(self, *_: Any) -> NoReturn:
+        """Raise."""
+        raise self.why
+
+    def update(self, *_: Any) -> NoReturn:
+        """Raise."""
+        raise self.why
+
+
+def words_of(error: Exception) -> str:
+    """One line about an error, whatever its text is."""
+    try:
+        text = " ".join(str(error).encode("utf-8", "replace").decode().split())
+    except Exception:
+        text = "(no words)"
+    return f"{type(error).__name__}: {text}"[:_WORDS]
+
+
+def answer_of(answer: Any) -> tuple[Verdict, Evidence]:
+    """A judge's answer; TypeError or ValueError for what is none."""
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        raise TypeError(f"update answered {type(answer).__name__}, not (verdict, evidence)")
+    verdict, evidence = answer
+    if not isinstance(verdict, Verdict) or not isinstance(evidence, Evidence):
+        raise TypeError(
+            f"update answered ({type(verdict).__name__}, {type(evidence).__name__}), "
+            f"not (Verdict, Evidence)"
+        )
+    e_value, well = evidence.e_value, evidence.noninferiority
+    if not (math.isfinite(e_value) and math.isfinite(well)):
+        raise ValueError(f"its evidence is not finite: {e_value!r}, {well!r}")
+    return verdict, evidence
+
+
+def evidence_to_json(evidence: Evidence) -> dict[str, Any]:
+    """Evidence as the document that is stored; what is not JSON in it is left out, and named."""
+    try:
+        document = attrs.asdict(evidence)
+        canonical(document).encode()
+    except (TypeError, ValueError, RecursionError):
+        document, lost = {}, []
+        for field in attrs.fields(Evidence):
+            value = getattr(evidence, field.name)
+            try:
+                canonical(value).encode()
+            except (TypeError, ValueError, RecursionError):
+                lost.append(field.name)
+                continue
+            document[field.name] = value
+        document["detail"] = {"left out": lost}
+    return document
