@@ -346,8 +346,7 @@ class _Stage:
             }
             baseline = _baseline(int(before.sum()), int(failed.sum()), names, earlier)
         else:
-            fresh = np.cumsum(rng.random(count) < 1.0 / world.session_operations)
-            unit = np.maximum(fresh - rng.integers(0, 5, size=count), 0)
+            unit = _conversations(agent, rng.random(count) < 1.0 / world.session_operations)
             operations = int(rng.poisson(history))
             mean = float(failing.mean())
             baseline = _baseline(operations, int(rng.binomial(operations, mean)), {}, earlier)
@@ -502,6 +501,19 @@ def _served(rollout: Rollout) -> float:
     if rollout.state.state == CanaryState.PROMOTED:
         return 1.0
     return rollout.ppm / MILLION
+
+
+def _conversations(agent: Array, ends: Array) -> Array:
+    """Numbers of the sessions that operations belong to: each agent has one at a time, until it ends."""
+    import numpy as np
+
+    order = np.argsort(agent, kind="stable")
+    sorted_agent, sorted_ends = agent[order], ends[order]
+    fresh = np.ones(len(order), dtype=np.int64)
+    fresh[1:] = (sorted_agent[1:] != sorted_agent[:-1]) | sorted_ends[:-1]
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = np.cumsum(fresh) - 1
+    return number
 
 
 def _baseline(

@@ -19,9 +19,15 @@ from xenolect_plugins._eprocesses import LogRank, NonInferiority, geometric
 from xenolect_plugins._groups import Capital, Tally, differences, excesses, paired
 from xenolect_plugins._ranks import Ranks, own_or_pooled
 
-__all__ = ["Guardrails", "Settings"]
+__all__ = ["GATES", "Guardrails", "Settings"]
 
 _BETS = geometric(0.01, 0.95, 16)
+_INFERIORITY = {
+    "failures": "non_inferiority",
+    "latency": "latency_non_inferiority",
+    "tail": "latency_tail_non_inferiority",
+}
+GATES = tuple(_INFERIORITY)
 _RANK, _TAIL, _CUSTOM = 0, 1, 2  # columns of the short window
 
 
@@ -38,6 +44,7 @@ class Settings:
     least: int
     window: float
     latency_window: float
+    gates: tuple[str, ...]
     limit: int
 
 
@@ -70,6 +77,8 @@ class Guardrails:
             self.windowed[f"custom.{each.name}"] = Capital(margin, 1.0 + margin, _BETS)
         self.long = Tally(settings.window, 1, settings.limit)
         self.short = Tally(settings.latency_window, _CUSTOM + len(self.declared), settings.limit)
+        gates = [_INFERIORITY[name] for name in settings.gates]
+        self._gates = [name for name in gates if name in self.inferiority] or ["non_inferiority"]
         self.e_value = 1.0
 
     # -- what a record adds -------------------------------------------------------------------------
@@ -186,7 +195,7 @@ class Guardrails:
 
     def weakest(self) -> tuple[str, float]:
         """The non-inferiority that is shown least, which is the one promotion waits for."""
-        name = min(self.inferiority, key=lambda each: self.inferiority[each].value)
+        name = min(self._gates, key=lambda each: self.inferiority[each].value)
         return name, self.inferiority[name].value
 
     def parts(self) -> dict[str, float]:

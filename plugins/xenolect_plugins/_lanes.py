@@ -15,6 +15,7 @@ import numpy as np
 
 from xenolect.judges import JudgeConfig
 from xenolect_plugins._eprocesses import CEILING, FLOOR, Collapse, geometric
+from xenolect_plugins._guardrails import GATES
 from xenolect_plugins.evalue import EValue
 
 if TYPE_CHECKING:
@@ -383,7 +384,10 @@ class Lanes:
     def shown(self) -> Array:
         """The non-inferiority that promotion waits for, shape (runs,)."""
         values = self._mean(self._inferiority)
-        shown: Array = values.min(axis=1) if self._latency else values[:, 0]
+        columns = [GATES.index(name) for name in self._judge.gates]
+        if not self._latency:
+            columns = [column for column in columns if column == 0]
+        shown: Array = values[:, columns or [0]].min(axis=1)
         return shown
 
     def promotable(self, now: float) -> Array:

@@ -22,7 +22,7 @@ from xenolect.model import Verdict
 from xenolect.units import Seconds
 from xenolect_plugins._control import ControlWatch
 from xenolect_plugins._eprocesses import Collapse, Cooling
-from xenolect_plugins._guardrails import Guardrails, Settings
+from xenolect_plugins._guardrails import GATES, Guardrails, Settings
 
 __all__ = ["EValue", "EValueState"]
 
@@ -80,7 +80,9 @@ class EValue:
     within the pooled one; without so many in the pool latency is not judged. ``latency_ratio`` is
     tolerated in location and in the tail (beyond the quantile ``tail``), ``ni_latency_ratio`` is what
     promotion must exclude in both. Failure shares are compared per unit and ``window``, latencies and
-    declared metrics per unit and ``latency_window``. ``latency = false`` leaves latency out.
+    declared metrics per unit and ``latency_window``. ``latency = false`` leaves latency out. ``gates``:
+    in which of ``failures``, ``latency`` and ``tail`` promotion asks for non-inferiority; the tail
+    takes the most operations to show (some 2,000 at a spread of .5, more when it is larger).
 
     Without control only a collapse is proof: failure probability above ``collapse_floor`` and
     ``collapse_factor`` times the unit's own baseline. ``control_window``, ``overdue`` and
@@ -94,6 +96,9 @@ class EValue:
     latency: bool = True
     latency_ratio: float = attrs.field(default=1.10, validator=attrs.validators.ge(1.0))
     ni_latency_ratio: float = attrs.field(default=1.25, validator=attrs.validators.ge(1.0))
+    gates: tuple[str, ...] = attrs.field(
+        default=GATES, validator=attrs.validators.deep_iterable(attrs.validators.in_(GATES))
+    )
     tail: float = attrs.field(
         default=0.95,
         validator=attrs.validators.and_(attrs.validators.gt(0.0), attrs.validators.lt(1.0)),
@@ -127,6 +132,7 @@ class EValue:
             least=self.least_latencies,
             window=self.window,
             latency_window=self.latency_window,
+            gates=self.gates,
             limit=self.max_units,
         )
         if not self.latency:
