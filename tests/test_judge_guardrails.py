@@ -263,13 +263,13 @@ def test_slow_canaries_go_and_the_same_stay() -> None:
 
 def test_promotion_waits_for_latency() -> None:
     """A slower canary that fails no more often is not promoted, unless latency is no gate."""
-    world = World(rate=10.0, hours=1.0, latency=0.5, slower=1.25, share=0.3)
+    world = World(rate=10.0, hours=1.0, latency=0.5, slower=1.1, share=0.3)
 
     def promoted(judge: EValue) -> float:
         return share_of(rollouts(judge, world, 6, min_effect=0.05), Verdict.PROMOTE)
 
-    assert promoted(EValue()) == 0.0
-    assert promoted(EValue(gates=("failures",))) == 1.0
+    assert promoted(EValue(ni_latency_ratio=1.1)) == 0.0
+    assert promoted(EValue(ni_latency_ratio=1.1, gates=("failures",))) == 1.0
     assert promoted(EValue(latency=False)) == 1.0
 
 
