@@ -15,7 +15,7 @@ import attrs
 
 from xenolect import safeguards as sg
 from xenolect._routing import routed
-from xenolect._trust import Unavailable, answer_of, evidence_to_json, words_of
+from xenolect._trust import LateJudge, answer_of, evidence_to_json, words_of
 from xenolect.facts import Observation
 from xenolect.interfaces import Judge, Safeguard
 from xenolect.judges import Baseline, Evidence, Guardrail, JudgeConfig
@@ -102,7 +102,7 @@ class Rollout:
         self,
         document: Mapping[str, Any],
         version: int,
-        judge: Judge[Any] | Unavailable,
+        judge: Judge[Any] | LateJudge,
         ramp: Safeguard[Any],
         baseline: Baseline,
     ) -> None:
@@ -139,8 +139,8 @@ class Rollout:
         self.begin()
         self.take(document, version)
 
-    def begin(self) -> None:
-        """Both judges before the first observation; a judge that failed begins anew."""
+    def begin(self) -> bool:
+        """Both judges before the first observation; one that failed begins anew, if it can."""
         self.failure = ""  # why the judge can not be trusted now
         self.cursor = 0  # the last sequence folded into ``merged``
         self.joined = False
@@ -156,6 +156,7 @@ class Rollout:
             self.local = self.judge.start(self._baseline, self._own)
         except Exception as error:
             self._fail(error)
+        return not self.failure
 
     def _fail(self, error: Exception) -> None:
         """The judge raised: hold, and weigh everything again from the start when it can be asked."""

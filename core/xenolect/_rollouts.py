@@ -10,6 +10,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from xenolect import safeguards as sg
@@ -23,7 +24,7 @@ from xenolect._runtime import Runtime
 from xenolect._selection import Selector
 from xenolect._steering import Steering
 from xenolect._structure import Route
-from xenolect._trust import Unavailable
+from xenolect._trust import LateJudge
 from xenolect._variants import Variants
 from xenolect.errors import (
     ConflictError,
@@ -33,7 +34,6 @@ from xenolect.errors import (
     TransitionError,
 )
 from xenolect.facts import Change, Drop, Observation, Put
-from xenolect.interfaces import Judge
 from xenolect.judges import Evidence
 from xenolect.model import (
     BreakerState,
@@ -212,7 +212,7 @@ class Canaries:
                 current = Rollout(
                     value,
                     version,
-                    self._judge_of(value),
+                    LateJudge(partial(self._launch.judge_of, value)),
                     self._launch.ramp_of(value),
                     baseline_from_json(self._runtime.value("frozen", value["baseline"])),
                 )
@@ -222,15 +222,6 @@ class Canaries:
             if current.ended:
                 self._rollouts.pop(key, None)
                 self._selector.forget(key)
-
-    def _judge_of(self, document: Mapping[str, Any]) -> Judge[Any] | Unavailable:
-        """The judge, or what stands for one that is not installed here or can not be made: the
-        journal is followed all the same, and the rollout can be rolled back."""
-        try:
-            return self._launch.judge_of(document)
-        except Exception as error:
-            log.error("the judge of %s can not be made: %s", document["variant_id"], error)
-            return Unavailable(error)
 
     def _running(self, variant: Any) -> Rollout:
         variant_id = self._runtime.variant(variant).id
@@ -391,8 +382,8 @@ class Canaries:
         runtime = self._runtime
         now = runtime.alive()
         with self._folding:
-            if rollout.failure:
-                rollout.begin()
+            if rollout.failure and not rollout.begin():
+                return
             leads = self._leads(rollout)
             acts = leads
             if rollout.processes > 1:

@@ -77,7 +77,8 @@ class Runtime:
         self.config = config
         self.registry = registry
         self._wall = clock or time.time
-        self._latest = float("-inf")
+        self.real_time = clock is None
+        self._latest = self._read_at = self._wall()
         self.background = background
         self.actor = actor
         self.rng = random.Random(f"xenolect {seed}") if seed is not None else random.Random()
@@ -137,12 +138,16 @@ class Runtime:
     # -- time and chance --------------------------------------------------------------------------
 
     def clock(self) -> float:
-        """Seconds since the epoch; never goes back within a process."""
+        """Seconds since the epoch; never goes back within a process, and never stands still.
+
+        After the wall clock was set back it runs at half the speed until both agree: standing still,
+        cool-downs and waits would not end for as long as the clock was set back.
+        """
         now = self._wall()
-        if now < self._latest:
-            return self._latest
-        self._latest = now
-        return now
+        passed = now - self._read_at
+        self._read_at = now
+        self._latest = max(now, self._latest + max(0.0, passed) / 2)
+        return self._latest
 
     @staticmethod
     def alive() -> float:

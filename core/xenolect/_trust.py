@@ -7,32 +7,38 @@ is stored; so neither garbage nor an exception may reach the ramp, or keep a rol
 from __future__ import annotations
 
 import math
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import attrs
 
-from xenolect.facts import canonical
-from xenolect.judges import Evidence
+from xenolect.facts import Observation, canonical
+from xenolect.interfaces import Judge
+from xenolect.judges import Baseline, Evidence, JudgeConfig
 from xenolect.model import Verdict
 
-__all__ = ["Unavailable", "answer_of", "evidence_to_json", "words_of"]
+__all__ = ["LateJudge", "answer_of", "evidence_to_json", "words_of"]
 
 _WORDS = 200  # characters of an error that are kept: it is stored with each health check
 
 
-@attrs.frozen
-class Unavailable:
-    """Stands for a judge that could not be made: asked for anything it raises why."""
+@attrs.define
+class LateJudge:
+    """A judge that is made when it is to begin: what making it raises is raised by ``start``."""
 
-    why: Exception
+    make: Callable[[], Judge[Any]]
+    inner: Judge[Any] | None = None
 
-    def start(self, *_: Any) -> NoReturn:
-        """Raise."""
-        raise self.why
+    def start(self, baseline: Baseline, config: JudgeConfig) -> Any:
+        """Make the judge, unless it is made, and begin."""
+        if self.inner is None:
+            self.inner = self.make()
+        return self.inner.start(baseline, config)
 
-    def update(self, *_: Any) -> NoReturn:
-        """Raise."""
-        raise self.why
+    def update(self, state: Any, records: Sequence[Observation]) -> tuple[Verdict, Evidence]:
+        """What the judge says; only after ``start``."""
+        assert self.inner is not None
+        return self.inner.update(state, records)
 
 
 def words_of(error: Exception) -> str:
