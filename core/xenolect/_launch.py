@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import secrets
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
@@ -95,7 +94,7 @@ class Launch:
             against,
             replaced,
             ppm,
-            salt_from_seed(seed) if seed is not None else secrets.token_hex(16),
+            salt_from_seed(seed) if seed is not None else runtime.token(16),
             ramp,
             frozen,
             self._expected(frozen, ppm, settings),
@@ -186,7 +185,7 @@ class Launch:
     ) -> dict[str, Any]:
         """The rollout as it is stored; ``state`` is added when the ramp has started."""
         settings = plan.settings
-        name = secrets.token_hex(8)
+        name = self._runtime.token(8)
         return {
             "rollout": name,
             "variant_id": variant.id,

@@ -7,7 +7,6 @@ Exactly one process, the leader by lease, folds the merged evidence and makes he
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -187,7 +186,7 @@ class Canaries:
         last = self._runtime.value("rollout", updated.id)
         document = {
             **last,
-            "rollout": secrets.token_hex(8),
+            "rollout": self._runtime.token(8),
             "attempt": last["attempt"] + 1,
             "processes": self._process_count(),
             **Launch.fresh(self._runtime.clock(), last["check_interval"]),

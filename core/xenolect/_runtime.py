@@ -81,9 +81,12 @@ class Runtime:
         self._latest = self._read_at = self._wall()
         self.background = background
         self.actor = actor
-        self.rng = random.Random(f"xenolect {seed}") if seed is not None else random.Random()
+        # a stream of the caller's own names things, too; equal seeds in two processes must not
+        self._names = seed if isinstance(seed, random.Random) else None
+        self.rng = self._names or random.Random(None if seed is None else f"xenolect {seed}")
+        self.alive: Callable[[], float] = getattr(clock, "alive", time.time)
         self.pid = os.getpid()
-        self.boot = secrets.token_hex(8)
+        self.boot = self.token(8)
         self.lock = threading.RLock()
         self.closed = False
 
@@ -149,14 +152,9 @@ class Runtime:
         self._latest = max(now, self._latest + max(0.0, passed) / 2)
         return self._latest
 
-    @staticmethod
-    def alive() -> float:
-        """Seconds since the epoch for leases: whether a process lives is no matter of its clock."""
-        return time.time()
-
-    def token(self, size: int) -> str:
+    def token(self, size: int, /) -> str:
         """``size`` random bytes in hex."""
-        return secrets.token_hex(size)
+        return secrets.token_hex(size) if self._names is None else self._names.randbytes(size).hex()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -534,7 +532,8 @@ class Runtime:
     def _check_process(self) -> None:
         if os.getpid() != self.pid:  # forked: locks and the thread are the parent's
             self.pid = os.getpid()
-            self.boot = secrets.token_hex(8)
+            self._names = None
+            self.boot = self.token(8)
             self.lock = threading.RLock()
             self._flush_lock = threading.RLock()
             self._jobs_lock = threading.RLock()
@@ -550,6 +549,7 @@ class Runtime:
         if self.closed:
             return
         try:
+            self.performance.end_hour()
             self.flush()
         finally:
             self.closed = True

@@ -92,7 +92,9 @@ class Variants:
         """Store a new variant as PROPOSED. InvalidVariantError, DuplicateError, LimitError."""
         runtime = self._runtime
         variant_id = (
-            str(uuid.uuid4()) if id is None else check_id(id, "variant id", InvalidVariantError)
+            str(uuid.UUID(runtime.token(16), version=4))
+            if id is None
+            else check_id(id, "variant id", InvalidVariantError)
         )
         check_id(protocol, "protocol", InvalidVariantError)
         parent = None if parent_id is None else self.get(parent_id).id
