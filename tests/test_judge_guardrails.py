@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -389,7 +390,7 @@ def test_a_fleet_is_spared_a_slow_or_dear_variant(
 
 
 def test_an_agents_own_latencies_are_frozen() -> None:
-    """A rollout's baseline has each agent's operations and latencies of today and yesterday only."""
+    """A rollout's baseline has each agent's operations and latencies of the last day only."""
     clock = Clock(1_800_000_000.0)
     with EmergenceManager.open("memory://", clock=clock, background=False) as manager:
         names = fleet(manager, 20)
@@ -401,10 +402,30 @@ def test_an_agents_own_latencies_are_frozen() -> None:
         assert frozen["units"] == {names[0]: [210, 0], names[1]: [1, 1]}
         assert list(frozen["unit_latency"]) == [names[0]]
         assert sum(count for _, count in frozen["latency"]) == 211
-        clock.advance(86_400)
-        manager.tick()
-        assert manager.performance.baseline("json", by_agent=True)["units"] == frozen["units"]
-        clock.advance(3 * 86_400)
-        manager.tick()
+        clock.advance(7200)
+        manager.flush()
+        manager.report("json", names[1], success=True)
+        later = manager.performance.baseline("json", by_agent=True)
+        assert later["units"] == {names[0]: [210, 0], names[1]: [2, 1]}
+        assert later["unit_latency"] == frozen["unit_latency"]
+        clock.advance(2 * 86_400)
+        manager.flush()
         later = manager.performance.baseline("json", by_agent=True)
         assert (later["units"], later["operations"], later["latency"]) == ({}, 0, [])
+
+
+def test_any_process_knows_the_agents(tmp_path: Path) -> None:
+    """A rollout started by another process than those that served compares agents with their own past."""
+    clock = Clock(1_800_000_000.0)
+    for failed in (0, 1):
+        with EmergenceManager.open(tmp_path, clock=clock, background=False) as manager:
+            names = fleet(manager, 20) if not failed else [f"agent-{i}" for i in range(20)]
+            if not failed:
+                json_and_zstd(manager)
+            for _ in range(100):
+                manager.report("json", names[0], success=not failed, latency_ms=5.0)
+    with EmergenceManager.open(tmp_path, clock=clock, background=False) as manager:
+        frozen = manager.performance.baseline("json", by_agent=True)
+        assert frozen["units"] == {names[0]: [200, 100]}
+        assert list(frozen["unit_latency"]) == [names[0]]
+        assert sum(count for _, count in frozen["unit_latency"][names[0]]) == 200

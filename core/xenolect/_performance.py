@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from typing import Any
 
+from xenolect._agents_lately import Agents, is_hour
 from xenolect._codec import moment
 from xenolect.config import MetricsConfig
 from xenolect.errors import LimitError
@@ -22,71 +23,13 @@ from xenolect.sketch import Sketch
 __all__ = ["Performance", "Track"]
 
 LEAST = 200  # fewer latencies of its own, and an agent is compared with the pooled ones
-
-
-_DAY = 86400.0
-_UNITS = 100_000  # agents counted one by one, per variant
-_SKETCHES = 4_096  # of them with a latency sketch of their own: about 3 KB each
-
-
-class Day:
-    """What single agents did on a variant within a day: ``(operations, failures)`` and latency bins."""
-
-    __slots__ = ("counts", "latencies")
-
-    def __init__(self) -> None:
-        self.counts: dict[str, list[int]] = {}
-        self.latencies: dict[str, dict[int, int]] = {}
-
-    def add(self, unit: str, count: int, failures: int, latency: int | None) -> None:
-        """Count operations of an agent; ``latency`` is the bin of one observation."""
-        slot = self.counts.get(unit)
-        if slot is None:
-            if len(self.counts) >= _UNITS:
-                return
-            slot = self.counts[unit] = [0, 0]
-        slot[0] += count
-        slot[1] += failures
-        if latency is None:
-            return
-        bins = self.latencies.get(unit)
-        if bins is None:
-            if len(self.latencies) >= _SKETCHES:
-                return
-            bins = self.latencies[unit] = {}
-        bins[latency] = bins.get(latency, 0) + 1
-
-    def merge(self, other: Day) -> Day:
-        """Both days together, as a new one."""
-        both = Day()
-        for day in (self, other):
-            for unit, (count, failures) in day.counts.items():
-                both.add(unit, count, failures, None)
-            for unit, bins in day.latencies.items():
-                if unit in both.counts:
-                    own = both.latencies.setdefault(unit, {})
-                    for index, count in bins.items():
-                        own[index] = own.get(index, 0) + count
-        return both
+HOUR = 3600.0
 
 
 class Track:
-    """The decayed counters of one variant, and its window in progress.
+    """The decayed counters of one variant; ``agents`` holds what single ones did lately."""
 
-    ``today`` and ``yesterday`` hold what single agents did: the frozen baseline of a rollout.
-    """
-
-    __slots__ = (
-        "count",
-        "failed",
-        "failures",
-        "passed",
-        "sketch",
-        "sums",
-        "today",
-        "until",
-        "yesterday",
-    )
+    __slots__ = ("agents", "count", "failed", "failures", "passed", "sketch", "sums", "until")
 
     def __init__(self) -> None:
         self.count = 0.0
@@ -96,8 +39,7 @@ class Track:
         self.until: float | None = None
         self.passed = 0.0
         self.failed = 0.0
-        self.today = Day()
-        self.yesterday = Day()
+        self.agents = Agents()
 
     def add(self, window: Window, weight: float) -> None:
         """Add a window with a weight in [0, 1]."""
@@ -181,7 +123,9 @@ class Performance:
         self._open: dict[tuple[str, float], _Open] = {}
         self._observations: list[Observation] = []
         self._pending = 0
-        self._decayed_at = self._turned_at = clock()
+        self._decayed_at = clock()
+        self._hour = clock()  # when what single agents did was last put into windows
+        self._hours: list[Window] = []
 
     # -- writing --------------------------------------------------------------------------------
 
@@ -228,7 +172,7 @@ class Performance:
         for name, value in metrics.custom.items():
             _sum(track.sums, window.sums, f"custom.{name}", value, count)
         if unit is not None:
-            track.today.add(unit, count, failures, index)
+            track.agents.add(unit, count, failures, index)
         self._pending += 1
         self.stamp += 1
 
@@ -250,12 +194,6 @@ class Performance:
         if passed < 60.0:
             return
         with self.fold:
-            if now - self._turned_at >= _DAY:
-                long_ago = now - self._turned_at >= 2 * _DAY
-                self._turned_at = now
-                for track in self.tracks.values():
-                    track.yesterday = Day() if long_ago else track.today
-                    track.today = Day()
             self._decayed_at = now
             factor = 0.5 ** (passed / self._config.half_life)
             for track in self.tracks.values():
@@ -276,6 +214,8 @@ class Performance:
     def take(self) -> tuple[list[Window], list[Observation]]:
         """What waits, in order; the caller stores it or gives it back."""
         with self.fold:
+            if self._clock() - self._hour >= HOUR:
+                self.end_hour()
             span = self._config.interval
             windows = [
                 Window(
@@ -289,14 +229,28 @@ class Performance:
                 )
                 for (variant_id, start), window in self._open.items()
             ]
+            windows += self._hours
+            self._hours = []
             observations = self._observations
             self._open, self._observations, self._pending = {}, [], 0
             return windows, observations
+
+    def end_hour(self) -> None:
+        """Put what single agents did into windows, for the next flush: hourly, and before closing."""
+        with self.fold:
+            now = self._clock()
+            for variant_id, track in self.tracks.items():
+                self._hours += track.agents.windows(variant_id, self._hour, now)
+                track.agents = Agents()
+            self._hour = now
 
     def give_back(self, windows: Iterable[Window], observations: list[Observation]) -> None:
         """Storing failed: nothing is lost, the next flush tries again."""
         with self.fold:
             for window in windows:
+                if is_hour(window):
+                    self._hours.append(window)
+                    continue
                 slot = self._open.setdefault((window.variant_id, window.start), _Open())
                 slot.count += window.count
                 slot.failures += window.failures
@@ -346,28 +300,32 @@ class Performance:
     def baseline(self, variant: Any, *, by_agent: bool) -> dict[str, Any]:
         """The last 24 hours of a variant, to be frozen when a rollout starts.
 
-        Totals and latencies are those of all processes; single agents (``by_agent``) those that this
-        process saw, today and yesterday, with their latencies where there are ``LEAST`` of them.
+        From all processes, and with ``by_agent`` for each agent apart (what others saw of single
+        agents arrives with an hour's delay), with its latencies where there are ``LEAST`` of them.
         """
         total, _ = self._stored(variant, timedelta(hours=24))
-        units: dict[str, list[int]] = {}
-        latencies: dict[str, list[list[int]]] = {}
-        with self.fold:
-            track = self.tracks.get(self._resolve(variant))
-            if by_agent and track is not None:
-                days = track.yesterday.merge(track.today)
-                units = days.counts
-                latencies = {
-                    unit: [list(pair) for pair in sorted(bins.items())]
-                    for unit, bins in days.latencies.items()
-                    if sum(bins.values()) >= LEAST
-                }
+        agents = Agents()
+        if by_agent:
+            variant_id, now = self._resolve(variant), self._clock()
+            for part in agents.parts(variant_id):
+                for window in self._index().windows(part, now - 86400.0 - HOUR, now + 86400.0):
+                    agents.merge(window)
+            with self.fold:
+                track = self.tracks.get(variant_id)
+                waiting = [] if track is None else track.agents.windows(variant_id, now, now)
+            for window in (*self._hours, *waiting):
+                if window.variant_id in agents.parts(variant_id):
+                    agents.merge(window)
         return {
             "operations": int(total.count),
             "failures": int(total.failures),
-            "units": units,
+            "units": agents.counts,
             "latency": total.sketch.to_json(),
-            "unit_latency": latencies,
+            "unit_latency": {
+                unit: [list(pair) for pair in sorted(bins.items())]
+                for unit, bins in agents.latencies.items()
+                if sum(bins.values()) >= LEAST
+            },
         }
 
     def _stored(self, variant: Any, window: timedelta) -> tuple[Track, float | None]:
