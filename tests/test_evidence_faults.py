@@ -329,7 +329,9 @@ def test_a_fault_promotes_nobody_and_blocks_no_rollback(
     if story.status == VariantStatus.ACTIVE:
         assert not dead
         story.proved()
-    if fault in BLIND and not dead:
+    if fault == "no canary":  # agents that fall silent while the others talk are evidence of harm
+        assert story.status in (VariantStatus.CANARY, VariantStatus.ROLLED_BACK)
+    elif fault in BLIND and not dead:
         assert story.status == VariantStatus.CANARY
         assert manager.canaries.status("zstd").state == CanaryState.HOLD
     if fault in SPEECHLESS and fault != "dump" and story.status == VariantStatus.CANARY:

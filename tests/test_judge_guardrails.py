@@ -283,19 +283,29 @@ def test_few_latencies_are_not_judged() -> None:
     assert "latency" in judge.update(enough, [])[1].parts
 
 
+def silence(arm: str, unit: str, at: float) -> Observation:
+    """A unit that should have spoken, of ten canaries and ninety others."""
+    return seen(arm, unit, at, failed=1, **{SILENT: 1.0, "_canary": 10.0, "_control": 90.0})
+
+
 def test_silence_is_a_failure_event_of_either_arm() -> None:
-    """Units fallen silent count like failures for the ratio, and as no operations of their arm."""
+    """Four of ten canaries silent are proof; ten times as many of both arms are none."""
     judge = EValue()
     state = judge.start(Baseline(90_000, 90), JudgeConfig())
-    for i in range(12):
-        at = 60.0 * i
-        judge.update(state, [seen("control", f"b{i}{j}", at) for j in range(9)])
-        verdict, found = judge.update(state, [seen("canary", f"c{i}", at, **{SILENT: 1.0})])
+    for i in range(10):
+        verdict, found = judge.update(state, [silence("canary", f"c{i}", 60.0)])
         if verdict is Verdict.ROLLBACK:
             break
-    assert (verdict, found.reason) == (Verdict.ROLLBACK, "failure_ratio")
-    assert found.canary_operations == 0
-    assert found.detail["silent"][0] == i + 1 <= 8
+    assert (verdict, found.reason, i) == (Verdict.ROLLBACK, "failure_ratio", 3)
+    assert (found.canary_operations, found.detail["silent"]) == (0, [4, 0])
+
+    state = judge.start(Baseline(90_000, 90), JudgeConfig())
+    for i in range(50):
+        both = [silence("canary", f"c{i}", 60.0 * i)]
+        both += [silence("control", f"b{i}{j}", 60.0 * i) for j in range(9)]
+        verdict, found = judge.update(state, both)
+    assert found.detail["silent"] == [50, 450]
+    assert found.detail["highest"] < 100.0
 
 
 def test_reserved_names_are_refused() -> None:
@@ -412,6 +422,32 @@ def test_an_agents_own_latencies_are_frozen() -> None:
         manager.flush()
         later = manager.performance.baseline("json", by_agent=True)
         assert (later["units"], later["operations"], later["latency"]) == ({}, 0, [])
+
+
+@pytest.mark.parametrize(("killed", "status"), [("canary", "rolled_back"), ("both", "canary")])
+def test_a_variant_that_silences_its_agents_is_taken_back(killed: str, status: str) -> None:
+    """Agents that met the canary are never heard again; where the others fall silent too, it waits."""
+    clock = Clock(1_800_000_000.0)
+    with EmergenceManager.open(
+        "memory://", clock=clock, background=False, seed=7, canary={"max_duration": "2h"}
+    ) as manager:
+        names = fleet(manager, 100)
+        json_and_zstd(manager)
+        history(manager, names, clock)
+        manager.canaries.start("zstd", seed=1)
+        for minute in range(12):
+            for i, name in enumerate(names):
+                chosen = manager.select(name)
+                dead = chosen.variant.id == "zstd" or (killed == "both" and i % 2)
+                if not (dead and minute):
+                    manager.report(chosen, name, success=True, latency_ms=50.0)
+            clock.advance(60)
+            manager.tick()
+        assert manager.variants.get("zstd").status == status
+        if status == "rolled_back":
+            found = manager.canaries.status("zstd")
+            assert found.reason == "failure_ratio"
+            assert found.evidence["detail"]["silent"][0] >= 4
 
 
 def test_any_process_knows_the_agents(tmp_path: Path) -> None:

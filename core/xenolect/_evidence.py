@@ -18,7 +18,7 @@ from xenolect._routing import routed
 from xenolect._trust import LateJudge, answer_of, evidence_to_json, words_of
 from xenolect.facts import Observation
 from xenolect.interfaces import Judge, Safeguard
-from xenolect.judges import Baseline, Evidence, Guardrail, JudgeConfig
+from xenolect.judges import SILENT, Baseline, Evidence, Guardrail, JudgeConfig
 from xenolect.model import CanaryState, Verdict
 
 __all__ = [
@@ -32,6 +32,7 @@ __all__ = [
     "health_check",
 ]
 
+HEARD = 100_000  # agents whose silence is noticed
 ENDED = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
 
 
@@ -134,6 +135,9 @@ class Rollout:
         self.unattributed = 0
         self.seen: dict[str, float] = {}
         self.disturbed_at = float("-inf")  # when the breaker last moved
+        self.heard: dict[str, float] = {}  # when each agent was last heard, for ``silent_units``
+        self.silent: set[str] = set()  # those whose silence was counted
+        self.listened_at = float("-inf")
         self.failures = 0  # of the judge, lately
         self.retry_at = float("-inf")  # before then a judge that failed is left alone
         self.begin()
@@ -184,6 +188,11 @@ class Rollout:
             self.level_units = set()
 
     @property
+    def known(self) -> Mapping[str, tuple[int, int]]:
+        """The units that spoke in the day before, with their operations and failures."""
+        return self._baseline.units
+
+    @property
     def verdict(self) -> Verdict:
         """The merged judge's."""
         return self.weighed.verdict
@@ -232,7 +241,8 @@ class Rollout:
 
     def saw(self, observation: Observation) -> tuple[Verdict, Evidence] | None:
         """Fold one observation of this process; the verdict if the local judge may act."""
-        self.seen[observation.arm] = observation.at
+        if SILENT not in observation.custom:
+            self.seen[observation.arm] = observation.at
         if not self.joined:
             return None
         verdict, evidence = self.saw_many((observation,))
@@ -247,13 +257,19 @@ class Rollout:
         """Fold the next observations of the index's sequence."""
         for observation in observations:
             self.cursor = observation.sequence
+            if self.joined and observation.writer != boot and self.processes == 1:
+                self.acts = False  # others report too: only the merged order counts
+            if SILENT in observation.custom:
+                self.silent.add(observation.unit)
+                continue
+            self.silent.discard(observation.unit)
+            if not self.by_session and (observation.unit in self.heard or len(self.heard) < HEARD):
+                self.heard[observation.unit] = observation.at
             self.seen[observation.arm] = max(observation.at, self.seen.get(observation.arm, 0.0))
             if observation.arm == "canary":
                 self.operations += observation.operations
                 if observation.sequence > self.level_sequence and len(self.level_units) < 10_000:
                     self.level_units.add(observation.unit)
-            if self.joined and observation.writer != boot and self.processes == 1:
-                self.acts = False  # others report too: only the merged order counts
         verdict, evidence = self._ask(self.merged, observations)
         if not self.failure:
             self.weighed = Weighed(verdict, evidence, self.cursor)

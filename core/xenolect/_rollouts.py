@@ -21,6 +21,7 @@ from xenolect._lifecycle import check_transition
 from xenolect._points import Points
 from xenolect._runtime import Runtime
 from xenolect._selection import Selector
+from xenolect._silence import silences
 from xenolect._steering import Steering
 from xenolect._structure import Route
 from xenolect._trust import LateJudge
@@ -455,6 +456,8 @@ class Canaries:
                     continue
                 self._fold(rollout)
                 state = rollout.state.state
+                if state in (CanaryState.RAMPING, CanaryState.HOLD):
+                    self._listen(rollout, now)
                 since = rollout.document["changed_at"]
                 if (
                     state == CanaryState.SUSPENDED
@@ -472,6 +475,29 @@ class Canaries:
                     self._steering.check(rollout, now)
             except (ConflictError, TransitionError):
                 self._runtime.catch_up()  # somebody else moved it: theirs counts
+
+    def _listen(self, rollout: Rollout, now: float) -> None:
+        """Count agents that fell silent as evidence, once an interval."""
+        runtime = self._runtime
+        interval = runtime.config.metrics.interval
+        if now - rollout.listened_at < interval:
+            return
+        rollout.listened_at = now
+        found = silences(
+            rollout,
+            lambda unit: unit in runtime.agents and self._eligible(rollout, unit),
+            now,
+            interval,
+            runtime.boot,
+        )
+        with runtime.performance.fold:
+            for observation in found:
+                rollout.silent.add(observation.unit)
+                runtime.performance.observe(observation)
+                answer = rollout.saw(observation)
+                if answer is not None and answer[0] == Verdict.ROLLBACK:
+                    self._prove(rollout, answer[1], local=True)
+                    break
 
     # -- the breakers' news -----------------------------------------------------------------------
 

@@ -10,9 +10,12 @@ import attrs
 from xenolect.facts import Observation
 from xenolect.model import Verdict
 
-__all__ = ["SILENT", "Baseline", "Evidence", "Guardrail", "JudgeConfig", "Observation", "Verdict"]
+__all__ = ["AT_RISK", "SILENT", "Baseline", "Evidence", "Guardrail", "JudgeConfig", "Observation", "Verdict"]
 
-SILENT = "_silent"  # a custom value of an observation that stands for a unit gone silent
+SILENT = "_silent"
+"""Marks, among an observation's custom values, one that stands for a unit gone silent."""
+AT_RISK = ("_canary", "_control")
+"""Beside it: how many units of each arm could have fallen silent."""
 
 
 @attrs.frozen

@@ -115,6 +115,10 @@ class LogRank:
         """
         a_c, a_b = self.canary, self.control
         self.canary = self.control = 0.0
+        self.event_among(canary, a_c, a_b)
+
+    def event_among(self, canary: bool, a_c: float, a_b: float) -> None:
+        """A failure in an arm, to which the arms were exposed as ``a_c`` to ``a_b``."""
         if a_c <= 0.0 or a_b <= 0.0:
             return  # only one arm was there: the event could not have hit the other, factor 1
         rho = self.rho

@@ -17,7 +17,7 @@ import attrs
 from xenolect.errors import CorruptError
 from xenolect.facts import Observation
 from xenolect.hookspecs import Offer, hookimpl, offer
-from xenolect.judges import SILENT, Baseline, Evidence, Guardrail, JudgeConfig
+from xenolect.judges import AT_RISK, SILENT, Baseline, Evidence, Guardrail, JudgeConfig
 from xenolect.model import Verdict
 from xenolect.units import Seconds
 from xenolect_plugins._control import ControlWatch
@@ -173,8 +173,7 @@ class EValue:
         guardrails = state.guardrails
         changed = guardrails.close(now)
         if SILENT in record.custom:
-            state.silent[arm] += 1
-            changed |= self._event(state, unit, canary, state.expected(unit), now)
+            changed |= self._silence(state, record, unit, now)
         else:
             failures = min(max(record.failures, 0), operations)
             state.operations[arm] += operations
@@ -214,6 +213,17 @@ class EValue:
             return False
         state.guardrails.failure_ratio.expose(canary, expected)
         state.guardrails.failure_ratio.event(canary)
+        state.cooling.add(unit, now)
+        return True
+
+    def _silence(self, state: EValueState, record: Observation, unit: str, now: float) -> bool:
+        """A unit that said nothing where it should have: a failure among all units that could."""
+        canary = record.arm == "canary"
+        state.silent[0 if canary else 1] += 1
+        a_c, a_b = (record.custom.get(name, 0.0) for name in AT_RISK)
+        if state.cooling.holds(unit, now) or not (math.isfinite(a_c) and math.isfinite(a_b)):
+            return False
+        state.guardrails.failure_ratio.event_among(canary, a_c, a_b)
         state.cooling.add(unit, now)
         return True
 
