@@ -295,6 +295,8 @@ def _answer(error: BaseException) -> tuple[int, str, float | None]:
                 status = 503 if code in ("SlowDown", "InternalError", "ServiceUnavailable") else 400
             after = str(meta.get("HTTPHeaders", {}).get("retry-after", ""))
             return status, code, float(after) if after.isdigit() else None
+        if type(each).__module__ == "aiohttp.http_exceptions":
+            continue  # an answer that was no HTTP: its code is aiohttp's own
         for name in ("status", "code", "status_code"):  # aiohttp, gcsfs, azure
             number = str(getattr(each, name, ""))
             if number.isdigit() and 400 <= int(number) < 600:
