@@ -38,7 +38,8 @@ class EValueState:
     """Everything the judge knows of one rollout; owned by one writer.
 
     ``pooled`` is the failure probability over the baseline's units. ``seen`` holds the units heard
-    per arm, up to a limit; ``silent`` how many of each arm fell silent.
+    per arm, up to a limit; ``silent`` how many of each arm fell silent; ``trouble`` the control's failure
+    rate above which it proves nothing.
     """
 
     config: JudgeConfig
@@ -56,13 +57,27 @@ class EValueState:
     silent: list[int] = attrs.field(factory=lambda: [0, 0])
     highest: float = 1.0
     harm: str = ""
+    trouble: float = 0.0
+    _known: dict[str, float] = attrs.field(factory=dict, init=False)
+    _stranger: float = attrs.field(default=0.0, init=False)
+
+    def __attrs_post_init__(self) -> None:
+        self._stranger = self._shrunk(0, 0)
 
     def expected(self, unit: str) -> float:
         """The failure probability of a unit before the rollout, shrunk to the pooled rate.
 
         ``m_i = clip((f_i + 50 p) / (n_i + 50), 1e-4, .5)``: 50 operations of prior weight.
         """
-        operations, failures = self.baseline.units.get(unit, (0, 0))
+        known = self._known.get(unit)
+        if known is None:
+            counts = self.baseline.units.get(unit)
+            if counts is None:
+                return self._stranger
+            known = self._known[unit] = self._shrunk(*counts)
+        return known
+
+    def _shrunk(self, operations: int, failures: int) -> float:
         return _clip((failures + 50.0 * self.pooled) / (operations + 50.0), 1e-4, 0.5)
 
 
@@ -148,6 +163,9 @@ class EValue:
             ),
             guardrails=Guardrails(settings, baseline, config),
             collapse=Collapse(),
+            trouble=min(
+                max(self.collapse_floor, self.collapse_factor * _clip(pooled, 1e-4, 0.5)), 0.9
+            ),
         )
 
     def update(
@@ -232,10 +250,7 @@ class EValue:
 
         In a total outage both arms fail alike: 300 operations of it would "show" non-inferiority.
         """
-        usual = _clip(state.pooled, 1e-4, 0.5)
-        return state.watch.failing > min(
-            max(self.collapse_floor, self.collapse_factor * usual), 0.9
-        )
+        return state.watch.failing > state.trouble
 
     def _collapse(self, state: EValueState, unit: str, share: float, expected: float) -> None:
         q = max(self.collapse_floor, self.collapse_factor * expected)
