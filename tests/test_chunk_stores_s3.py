@@ -1,4 +1,4 @@
-"""The kit on S3: two client libraries, on a service that stores and on one that answers as Amazon does."""
+"""The kit against Amazon's answers to the letter, for both clients; ``test_places`` has a service that stores."""
 
 from __future__ import annotations
 
@@ -57,27 +57,6 @@ class OnS3(ChunkStoreTests):
             return data
         finally:
             client.close()
-
-
-class TestS3fsOnSeaweed(OnS3):
-    """s3fs on SeaweedFS."""
-
-    client = "s3fs"
-
-    @pytest.fixture
-    def service(self, seaweed: Service) -> Service:
-        return seaweed
-
-
-class TestObstoreOnSeaweed(OnS3):
-    """obstore on SeaweedFS."""
-
-    client = "obstore"
-    examples = 5
-
-    @pytest.fixture
-    def service(self, seaweed: Service) -> Service:
-        return seaweed
 
 
 class TestS3fsOnMoto(OnS3):

@@ -1,212 +1,48 @@
-"""Rollback: points that hold content, state, routing and configuration; restoring is one commit.
+"""Rollback: one commit takes a variant back, whole; a protocol with nothing good left goes to safe mode.
 
-A point is an immutable manifest object and a fact with its digest. Restoring writes metadata only:
-the content of the point, a state version that says "same as n", the status, the routing and the
-breaker, all in one ``commit``; readers see all of the old or all of the new.
+Restoring writes metadata only: the content of a point, a state version that says "same as n", the
+status, the routing and the breaker, all in one ``commit``; readers see all of the old or all of the new.
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
 from xenolect._breakers import Breakers
-from xenolect._codec import moment, point_from_json, point_to_json, variant_to_json
+from xenolect._codec import moment, variant_to_json
+from xenolect._point_store import Kept
 from xenolect._runtime import Runtime
 from xenolect._states import States
-from xenolect._validate import check_name
 from xenolect._variants import CONTENT, Variants
-from xenolect.errors import (
-    ConflictError,
-    CorruptError,
-    DuplicateError,
-    EmergenceError,
-    NotFoundError,
-    PointNotFoundError,
-    TransitionError,
-)
-from xenolect.facts import Change, Drop, Put, canonical
-from xenolect.model import ProtocolVariant, RollbackPoint, VariantStatus
+from xenolect.errors import ConflictError, CorruptError, EmergenceError, TransitionError
+from xenolect.facts import Change, Put
+from xenolect.model import ProtocolVariant, VariantStatus
 
 __all__ = ["Points"]
 
 log = logging.getLogger("xenolect.safeguards")
 S = VariantStatus
+SERVED = (S.CANARY, S.PAUSED, S.ACTIVE)
 Changes = list[Change]
-PointList = list[RollbackPoint]
-Stored = list[tuple[str, Any]]
 Strings = list[str]
-DEEP = 8 * 1024 * 1024  # up to this size a restore re-reads the whole state, above it the manifest
 
 
-class Points:
+class Points(Kept):
     """``manager.points``, and the rollback that every safeguard asks for."""
 
     def __init__(
         self, runtime: Runtime, variants: Variants, states: States, breakers: Breakers
     ) -> None:
-        self._runtime = runtime
-        self._variants = variants
-        self._states = states
+        super().__init__(runtime, variants, states)
         self._breakers = breakers
         # set by the manager: the rollout's share of the one commit
         self.ended: Callable[[str, str, bool, Any], Sequence[Change]] = lambda *_: ()
         self.shut: Callable[[str], None] = lambda _: None
-
-    # -- creating ---------------------------------------------------------------------------------
-
-    def create(self, variant: Any, reason: str = "", *, pinned: bool = False) -> RollbackPoint:
-        """Store a point of the variant as it is now; verified before it is returned."""
-        current = self._runtime.variant(variant)
-        point, change = self.write(current, reason, pinned=pinned)
-        self._runtime.commit([change, *self._prune(current.id)])
-        self._runtime.tell("point.created", current.id, point=point.id, reason=reason)
-        self._runtime.settle()
-        return point
-
-    def write(
-        self, variant: ProtocolVariant, reason: str, *, pinned: bool
-    ) -> tuple[RollbackPoint, Put]:
-        """Write and verify a point's manifest; the change that makes it true is not yet committed."""
-        runtime = self._runtime
-        if reason:
-            check_name(reason, "reason")
-        for _ in range(100):
-            sequence = self._next(variant.id)
-            key = f"{variant.id}/{sequence:08d}"
-            point = RollbackPoint(
-                f"{variant.id}@{sequence}",
-                variant.id,
-                moment(runtime.clock()),
-                reason,
-                pinned,
-                True,
-            )
-            head = runtime.value("state", variant.id)
-            rollout = runtime.value("rollout", variant.id) or {}
-            manifest = {
-                "format": 2,
-                "point": point_to_json(point),
-                "content": {name: variant_to_json(variant)[name] for name in CONTENT},
-                "status": str(variant.status),
-                "variant_version": variant.version,
-                "state": head and head.get("ref"),
-                "routing": {
-                    "baseline": runtime.baseline(variant.protocol),
-                    "control": rollout.get("control_id"),
-                },
-                "config": runtime.config.digest(),
-            }
-            data = canonical(manifest).encode()
-            name = f"variants/{variant.id}/points/{sequence:08d}.json"
-            try:
-                runtime.chunks.put(name, data)
-            except DuplicateError:
-                if runtime.fact("point", key) is None and runtime.chunks.get(name) != data:
-                    self._skip = sequence  # an orphan of a process that died, or another process
-                    runtime.catch_up()
-                continue
-            if runtime.chunks.get(name) != data:
-                raise CorruptError(
-                    f"{name} was read back different from what was written", key=name
-                )
-            if head and head.get("ref"):
-                self._states.check(variant.id, head["version"])
-            value = {
-                "manifest": manifest,
-                "object": name,
-                "sha256": hashlib.sha256(data).hexdigest(),
-            }
-            return point, Put("point", key, value, 0)
-        raise ConflictError(f"no free point number was found for variant {variant.id!r}; try again")
-
-    _skip = 0
-
-    def _next(self, variant_id: str) -> int:
-        prefix = f"{variant_id}/"
-        used = [
-            int(key.rsplit("/", 1)[1])
-            for kind, key in list(self._runtime.facts)
-            if kind == "point" and key.startswith(prefix)
-        ]
-        return max([self._skip, *used], default=0) + 1
-
-    def _prune(self, variant_id: str) -> Changes:
-        """Points over the limit of number or age; pinned ones and the newest are never among them."""
-        rules = self._runtime.config.rollback
-        points = self._facts(variant_id)
-        oldest = self._runtime.clock() - rules.retention
-        loose = [
-            (key, value)
-            for key, value in points[:-1]
-            if not value["manifest"]["point"]["pinned"] and not self._referenced(variant_id, value)
-        ]
-        excess = max(0, len(points) + 1 - rules.max_points)
-        return [
-            Drop("point", key)
-            for i, (key, value) in enumerate(loose)
-            if i < excess
-            or point_from_json(value["manifest"]["point"]).created_at.timestamp() < oldest
-        ]
-
-    def _referenced(self, variant_id: str, value: Any) -> bool:
-        rollout = self._runtime.value("rollout", variant_id) or {}
-        return bool(rollout.get("point") == value["manifest"]["point"]["id"])
-
-    # -- reading ----------------------------------------------------------------------------------
-
-    def _facts(self, variant_id: str) -> Stored:
-        prefix = f"{variant_id}/"
-        return sorted(
-            (key, fact.value)
-            for (kind, key), fact in list(self._runtime.facts.items())
-            if kind == "point" and key.startswith(prefix) and fact.value is not None
-        )
-
-    def list(self, variant: Any) -> PointList:
-        """The variant's points, oldest first."""
-        variant_id = self._runtime.variant(variant).id
-        return [point_from_json(value["manifest"]["point"]) for _, value in self._facts(variant_id)]
-
-    def _find(self, point: Any) -> tuple[str, Any]:
-        point_id = point if isinstance(point, str) else str(point.id)
-        variant_id, _, sequence = point_id.rpartition("@")
-        if sequence.isdigit():
-            key = f"{variant_id}/{int(sequence):08d}"
-            value = self._runtime.value("point", key)
-            if value is not None:
-                return key, value
-        raise PointNotFoundError(
-            f"there is no rollback point {point_id!r}; points.list(variant) names those kept"
-        )
-
-    def verify(self, point: Any) -> RollbackPoint:
-        """Read the point's manifest and state back; CorruptError names what is not as written."""
-        _, value = self._find(point)
-        self._check(value, deep=True)
-        return point_from_json(value["manifest"]["point"])
-
-    def _check(self, value: Any, *, deep: bool) -> None:
-        name = value["object"]
-        try:
-            data = self._runtime.chunks.get(name)
-        except NotFoundError as cause:
-            raise CorruptError(f"{name} is missing", key=name) from cause
-        found = hashlib.sha256(data).hexdigest()
-        if found != value["sha256"] or canonical(value["manifest"]).encode() != data:
-            raise CorruptError(
-                f"{name} is not what was written",
-                key=name,
-                expected=value["sha256"],
-                found=found,
-            )
-        state = value["manifest"]["state"]
-        if state is not None and (deep or state["size"] <= DEEP):
-            self._states.check(state["variant_id"], state["version"])
 
     def restore(self, point: Any) -> ProtocolVariant:
         """Put the variant's content and state back to a point; its status stays. One commit."""
@@ -254,49 +90,37 @@ class Points:
         blame: bool = True,
         evidence: Any = None,
         actor: str = "",
+        deep: bool = False,
     ) -> ProtocolVariant:
         """Take a variant back to its last proven point, whole, in one commit; again is no harm.
 
         Rolling back wins over whatever else changes the variant meanwhile. Where every point is
-        corrupt the protocol goes to its baseline only (safe mode) and CorruptError says so.
+        corrupt the variant is taken out of service as it is, the protocol goes to its baseline only
+        (safe mode) and CorruptError says so. ``deep`` re-reads states of any size.
         """
         runtime = self._runtime
         current = runtime.variant(variant)
-        if current.status not in (S.CANARY, S.PAUSED, S.ACTIVE):
+        if current.status not in SERVED:
             if current.status == S.ROLLED_BACK:
                 return current
             raise TransitionError(
                 f"variant {current.id!r} is {current.status}: nobody is served by it, so there is "
                 f"nothing to roll back; points.restore(id) puts older content back"
             )
-        self.shut(current.id)
-        value, skipped = self._good(current)
-        if value is None and skipped:
-            runtime.commit(
-                [Put("safe_mode", current.protocol, {"since": runtime.clock(), "why": skipped})],
-                actor="safe mode",
-            )
-            runtime.tell("safe_mode.entered", current.id, why=skipped)
-            runtime.settle()
-            raise CorruptError(
-                f"no rollback point of {current.id!r} is intact ({'; '.join(skipped)}); protocol "
-                f"{current.protocol!r} serves only its baseline until an operator repairs it"
-            )
-
-        def build() -> Sequence[Change]:
-            now = runtime.variant(current.id)
-            if now.status not in (S.CANARY, S.PAUSED, S.ACTIVE):
-                return ()
-            return self._changes(now, value, reason, blame, evidence)
-
-        before = runtime.revision
+        if not self.stays(current):
+            self.shut(current.id)
+        value, skipped = self._good(current, deep)
+        done = False
         with runtime._flush_lock:
             windows, observations = runtime.performance.take()
             try:
-                for _ in range(50):
+                for attempt in range(50):
                     with runtime.lock:
                         runtime.catch_up()
-                        changes = build()
+                        now = runtime.variant(current.id)
+                        changes: Sequence[Change] = ()
+                        if now.status in SERVED:
+                            changes = self._changes(now, value, skipped, reason, blame, evidence)
                         if not changes:
                             break
                         try:
@@ -307,36 +131,76 @@ class Points:
                                 after=runtime.revision,
                             )
                             observations = []
+                            done = True
                             break
                         except ConflictError:
-                            continue
+                            pass
+                    time.sleep(runtime.rng.random() * 0.002 * attempt)
+                else:
+                    raise ConflictError(
+                        f"variant {current.id!r} is changed by others faster than it can be rolled "
+                        f"back; it is shut in this process, try again",
+                        retry_after=0.1,
+                    )
             finally:
                 runtime.performance.give_back(windows, observations)
-        after = runtime.variant(current.id)
-        if runtime.revision != before:
-            self._breakers.forget(current.id)
-            if blame:
-                runtime.performance.incident(current.id, failed=10.0)
-            runtime.tell("variant.rolled_back", current.id, reason=reason, skipped=skipped)
-            log.info("variant %s is rolled back: %s", current.id, reason)
-        return after
+        if done:
+            self._told(current, reason, skipped, blame=blame, lost=value is None and bool(skipped))
+        return runtime.variant(current.id)
 
-    def _good(self, current: ProtocolVariant) -> tuple[Any, Strings]:
-        """The newest proven point that is intact, and what was wrong with newer ones."""
-        rollout = self._runtime.value("rollout", current.id) or {}
-        points = self._facts(current.id)
-        first = rollout.get("point")
-        candidates = [v for _, v in points if v["manifest"]["point"]["id"] == first]
+    def _told(
+        self, current: ProtocolVariant, reason: str, skipped: Strings, *, blame: bool, lost: bool
+    ) -> None:
+        """What follows a rollback's commit."""
+        runtime = self._runtime
+        self._breakers.forget(current.id)
+        if blame:
+            runtime.performance.incident(current.id, failed=10.0)
+        runtime.tell("variant.rolled_back", current.id, reason=reason, skipped=skipped)
+        log.info("variant %s is rolled back: %s", current.id, reason)
+        if lost:
+            runtime.tell("safe_mode.entered", current.id, why=skipped)
+            runtime.settle()
+            raise CorruptError(
+                f"no rollback point of {current.id!r} is intact ({'; '.join(skipped)}); protocol "
+                f"{current.protocol!r} serves only its baseline until an operator has repaired it and "
+                f"calls points.leave_safe_mode({current.protocol!r})"
+            )
+
+    def stays(self, variant: ProtocolVariant) -> bool:
+        """Would a rollback leave it active? A baseline that replaced nobody is restored in place."""
+        return self._runtime.baseline(variant.protocol) == variant.id and (
+            self._replaced(variant) is None
+        )
+
+    def _replaced(self, variant: ProtocolVariant) -> ProtocolVariant | None:
+        """The variant that this one's promotion deprecated, if it still waits to come back."""
+        if variant.status != S.ACTIVE:
+            return None
+        replaced = (self._runtime.value("rollout", variant.id) or {}).get("replaced")
+        back = self._runtime.variants.get(replaced["id"]) if replaced else None
+        return None if back is None or back.status != S.DEPRECATED else back
+
+    def _good(self, current: ProtocolVariant, deep: bool) -> tuple[Any, Strings]:
+        """The newest proven point that is intact, and what was wrong with newer ones.
+
+        In a rollout that is the one written before it, then older ones: a newer one may hold what is
+        being judged.
+        """
+        values = [value for _, value in reversed(self._facts(current.id))]
         if current.status == S.ACTIVE:
-            pinned = [v for _, v in points if v["manifest"]["point"]["pinned"]]
-            candidates = pinned[::-1]
-        seen = {v["manifest"]["point"]["id"] for v in candidates}
-        candidates += [v for _, v in reversed(points) if v["manifest"]["point"]["id"] not in seen]
+            best = [v.get("proven") or v["manifest"]["point"]["pinned"] for v in values]
+        else:
+            first = (self._runtime.value("rollout", current.id) or {}).get("point")
+            best = [v["manifest"]["point"]["id"] == first for v in values]
+        candidates = values[best.index(True) :] if True in best else values
         skipped: Strings = []
         for value in candidates:
             try:
-                self._check(value, deep=False)
+                self._check(value, deep=deep)
             except EmergenceError as error:
+                if error.retryable:
+                    raise  # the store does not answer, which says nothing about the point
                 skipped.append(str(error))
                 log.error("point %s is passed over: %s", value["manifest"]["point"]["id"], error)
                 continue
@@ -344,29 +208,91 @@ class Points:
         return None, skipped
 
     def _changes(
-        self, current: ProtocolVariant, value: Any, reason: str, blame: bool, evidence: Any
-    ) -> Changes:
+        self,
+        current: ProtocolVariant,
+        value: Any,
+        skipped: Strings,
+        reason: str,
+        blame: bool,
+        evidence: Any,
+    ) -> Sequence[Change]:
         runtime = self._runtime
-        rollout = runtime.value("rollout", current.id) or {}
-        replaced = rollout.get("replaced") if current.status == S.ACTIVE else None
-        baseline = runtime.baseline(current.protocol) == current.id
-        back = runtime.variants.get(replaced["id"]) if replaced else None
-        if back is not None and back.status != S.DEPRECATED:
-            back = None
-        stays = baseline and back is None
+        back = self._replaced(current)
+        stays = self.stays(current)
         status = S.ACTIVE if stays else S.ROLLED_BACK
+        lost = value is None and bool(skipped)
+        safe = bool(runtime.value("safe_mode", current.protocol))
+        shut = bool((runtime.value("breaker", current.id) or {}).get("state"))
+        if stays and not shut and (safe if lost else value is None or self._is_at(current, value)):
+            return ()  # nothing would be different
+        changes: Changes = []
         if value is not None:
-            changes = self._content(current, value, status)
-        else:
-            changes = [self._variants.moved(current, status)]
-        if back is not None and replaced is not None:
+            changes.extend(self._content(current, value, status))
+        elif not stays:
+            changes.append(self._variants.moved(current, status))
+        if back is not None:
             changes.append(self._variants.moved(back, S.ACTIVE))
-            if replaced["baseline"]:
+            if runtime.baseline(current.protocol) == current.id:
                 changes.append(Put("baseline", current.protocol, {"variant_id": back.id}))
         changes.extend(self.ended(current.id, reason, blame, evidence))
         if runtime.fact("breaker", current.id) is not None:
             changes.append(Put("breaker", current.id, {"state": None}))
         if blame and not stays:
             until = runtime.clock() + runtime.config.rollback.quarantine
-            changes.append(Put("quarantine", current.id, {"until": until, "reason": reason}))
+            why = {"until": until, "reason": reason}
+            if evidence is not None and "rule" in evidence:
+                why["evidence"] = evidence
+            changes.append(Put("quarantine", current.id, why))
+        if lost and not safe:
+            entered = {"since": runtime.clock(), "variant_id": current.id, "why": skipped}
+            changes.append(Put("safe_mode", current.protocol, entered))
         return changes
+
+    def _is_at(self, current: ProtocolVariant, value: Any) -> bool:
+        """Does the variant hold a point's content and state already?"""
+        changes = self._content(current, value, current.status)
+        stored = variant_to_json(current)
+        content = value["manifest"]["content"]
+        return len(changes) == 1 and all(stored[name] == content[name] for name in CONTENT)
+
+    # -- safe mode --------------------------------------------------------------------------------
+
+    def leave_safe_mode(self, protocol: str = "default") -> ProtocolVariant:
+        """Serve all active variants and rollouts of a protocol again; returns its baseline.
+
+        Only with something good to fall back to: an active baseline whose state is intact, and an
+        intact rollback point of it. TransitionError says what is missing.
+        """
+        runtime = self._runtime
+        runtime.catch_up()
+        if not runtime.value("safe_mode", protocol):
+            raise TransitionError(f"protocol {protocol!r} is not in safe mode; nothing to leave")
+        baseline = runtime.variants.get(runtime.baseline(protocol) or "")
+        if baseline is None or baseline.status != S.ACTIVE:
+            raise TransitionError(
+                f"protocol {protocol!r} has no active baseline to fall back to; activate one, or name "
+                f"it with variants.baseline({protocol!r}, variant)"
+            )
+        head = runtime.value("state", baseline.id)
+        try:
+            if head and head.get("ref"):
+                self._states.check(baseline.id, head["version"])
+        except CorruptError as error:
+            raise TransitionError(
+                f"the state of the baseline {baseline.id!r} is damaged ({error}); put it again with "
+                f"states.put, or bring the store back from a backup"
+            ) from error
+        value, skipped = self._good(baseline, True)
+        if value is None:
+            why = "; ".join(skipped) or "it has none"
+            raise TransitionError(
+                f"no rollback point of the baseline {baseline.id!r} is intact ({why}); store one of "
+                f"it as it is with points.create({baseline.id!r}, pinned=True)"
+            )
+        fact = runtime.fact("safe_mode", protocol)
+        assert fact is not None
+        runtime.commit([Put("safe_mode", protocol, {}, fact.version)], actor="leave safe mode")
+        runtime.tell("safe_mode.left", baseline.id, protocol=protocol)
+        log.warning("protocol %s left safe mode", protocol)
+        runtime.settle()
+        return runtime.variant(baseline)
