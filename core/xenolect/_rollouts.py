@@ -123,7 +123,7 @@ class Canaries:
         plan = self._launch.plan(
             current, control, replaces, {k: v for k, v in given.items() if v is not None}, seed
         )
-        point, point_change = self._points.write(current, "before canary", pinned=True)
+        point, point_change = self._points.write(current, "before canary")
         document = self._launch.document(
             plan, current, point.id, self._attempt(current.id), self._process_count()
         )
@@ -144,6 +144,7 @@ class Canaries:
                 *self._freeze(current.id, document["baseline"], plan.baseline),
                 Put("rollout", current.id, document),
                 point_change,
+                *self._points.prune(current.id),
             ]
 
         runtime.commit_retrying(build, actor="canary start")

@@ -17,6 +17,7 @@ from xenolect._evidence import Rollout, Weighed, event_to_json, evidence_to_json
 from xenolect._points import Points
 from xenolect._runtime import Runtime
 from xenolect._variants import Variants
+from xenolect.errors import CorruptError
 from xenolect.facts import Change, Put
 from xenolect.model import CanaryState, Mode, VariantStatus, Verdict
 
@@ -166,8 +167,15 @@ class Steering:
         document["ended_at"] = runtime.clock()
         active = self._variants.moved(variant, S.ACTIVE)
         after = attrs.evolve(variant, status=S.ACTIVE, version=variant.version + 1)
-        _, point = self._points.write(after, "promoted", pinned=True)
-        changes: list[Change] = [active, point]
+        try:
+            _, point = self._points.write(after, "promoted", proven=True)
+        except CorruptError as error:  # what can not be kept is not promoted
+            evidence = {"rule": "corrupt_state", "found": str(error)}
+            reason = f"promoting it found damage: {error}"
+            self._shut(variant.id)
+            self._points.roll_back(variant, reason, evidence=evidence, actor="critical", deep=True)
+            return
+        changes: list[Change] = [active, point, *self._points.prune(variant.id)]
         replaced = runtime.variants.get(document["replaces"] or "")
         if replaced is not None and replaced.status == S.ACTIVE:
             baseline = runtime.baseline(variant.protocol) == replaced.id
@@ -194,7 +202,9 @@ class Steering:
         state, _, _ = rollout.ramp.step(rollout.state, event, now, 0.0)
         made = event_to_json(event, now, 0.0)
         document = self._document(rollout, state, now, rollout.weighed, made)
-        if evidence is not None:  # of the judge that proved harm, local or merged
+        if evidence is not None and "rule" in evidence:  # a critical failure: no judge was asked
+            document["critical"] = evidence
+        elif evidence is not None:  # of the judge that proved harm, local or merged
             document["evidence"] = evidence
             document["verdict"] = str(Verdict.ROLLBACK)
             document["decided"] = rollout.decided

@@ -37,9 +37,10 @@ class Variants:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        # set by the manager: changes that restart a rollout whose content was edited,
-        # and those that go with a first activation
+        # set by others: changes that restart a rollout whose content was edited, and those that
+        # keep a variant as it is as its last proven one
         self.restart: Callable[[ProtocolVariant], Sequence[Change]] = lambda _: ()
+        self.proven: Callable[[ProtocolVariant, str], Sequence[Change]] = lambda *_: ()
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -68,7 +69,12 @@ class Variants:
                     f"the baseline of {protocol!r} must be one of its active variants; "
                     f"{chosen.id!r} is {chosen.status} in {chosen.protocol!r}"
                 )
-            self._runtime.commit([Put("baseline", protocol, {"variant_id": chosen.id})])
+            self._runtime.commit(
+                [
+                    Put("baseline", protocol, {"variant_id": chosen.id}),
+                    *self.proven(chosen, "made the baseline"),
+                ]
+            )
             self._runtime.settle()
         baseline = self._runtime.baseline(protocol)
         return None if baseline is None else self._runtime.variants.get(baseline)
@@ -188,7 +194,10 @@ class Variants:
             }[current.status]
             raise TransitionError(f"variant {current.id!r} is {current.status}; {verb}")
         updated = attrs.evolve(current, updated_at=moment(runtime.clock()), **checked)
-        changes: Changes = [self.put(updated, expected_version)]
+        changes: Changes = []
+        if current.status == S.ACTIVE and edited:
+            changes.extend(self.proven(current, "before a forced update"))
+        changes.append(self.put(updated, expected_version))
         if current.status == S.CANARY and edited:
             changes.extend(self.restart(updated))
         runtime.commit(changes, actor="force update" if force else "")
@@ -238,9 +247,13 @@ class Variants:
                 f"variant {current.id!r} must be proved by a rollout before it is active: "
                 f"canaries.start({current.id!r}); or pass force=True (audited)"
             )
-        extra: Changes = (
-            [Put("baseline", current.protocol, {"variant_id": current.id}, 0)] if first else []
-        )
+        extra: Changes = []
+        if first:
+            active = attrs.evolve(current, status=S.ACTIVE, version=current.version + 1)
+            extra = [
+                Put("baseline", current.protocol, {"variant_id": current.id}, 0),
+                *self.proven(active, "activated"),
+            ]
         actor = "force activate" if force and not first else ""
         return self._move(current, S.ACTIVE, "variant.activated", extra, actor)
 
