@@ -172,20 +172,35 @@ class Circuit:
     def gave_up(self, reason: str) -> None:
         """The machine asks for a rollback; called outside the lock."""
 
+    def left(self, before: Any) -> None:
+        """The machine moved on from a state; called under the lock, when ``state`` is the new one."""
+
+    def admitted(self) -> None:
+        """``acquire`` handed out a probe; called under the lock."""
+
     def may_probe(self) -> bool:
-        """The wait is over: may this process open a round of probes? Called outside the lock."""
+        """May this process open a round of probes, or go on with it? Called outside the lock."""
         return True
 
     # -- stepping -------------------------------------------------------------------------------------
 
     def step(self, event: sg.Event, at: float | None = None) -> sg.Reply:
         """One event through the machine; then everybody hears what it moved."""
-        if self._due() and not self.may_probe() and not _operator(event):
-            return self._held(event)
+        timely = isinstance(event, (sg.Acquire, sg.Tick))
+        if timely and self.due and not self.may_probe():
+            return self._held() if isinstance(event, sg.Acquire) else None
         with self._lock:
             reply = self._step(event, at)
         self.announce()
         return reply
+
+    def report(self, successes: int, failures: int, slow: int = 0) -> None:
+        """Calls ended that took no permit."""
+        live = self._live
+        if live is not None and successes == 1 and not failures and not slow:
+            self.wrote(live)
+        else:
+            self.step(sg.Outcome(successes, failures, slow))
 
     def _step(self, event: sg.Event, at: float | None = None) -> sg.Reply:
         now = self.clock() if at is None else at
@@ -207,6 +222,7 @@ class Circuit:
                 self._notices.append(partial(self.gave_up, action.reason))
         after = self.state.state
         if before.state != after:
+            self.left(before)
             self._notices.append(
                 partial(self.moved, BreakerState(before.state), BreakerState(after))
             )
@@ -274,19 +290,19 @@ class Circuit:
                 self._refresh()
         self.announce()
 
-    def _due(self) -> bool:
+    @property
+    def due(self) -> bool:
         """Is a wait over, so that the next step would open a round of probes?"""
         until = self.state.until
         if until is None or self.state.state in (BreakerState.CLOSED, BreakerState.HALF_OPEN):
             return False
         return bool(self.clock() >= until)
 
-    def _held(self, event: sg.Event) -> sg.Reply:
-        """The wait is over but another process probes: refuse a little longer."""
-        if not isinstance(event, sg.Acquire):
-            return None
+    def _held(self) -> sg.Reply:
+        """Another process probes: refuse a little longer."""
         if self.state.state == BreakerState.DISABLED:
             return sg.Admit(sg.Token(self.state.generation))
+        self._counted[4] += 1
         return sg.Refuse(1.0)
 
     def replace(self, state: Any) -> None:
@@ -325,13 +341,16 @@ class Circuit:
             self.announce()
             if permit is not None and permit.token is not None:
                 return permit
-        if self._due() and not self.may_probe():
-            reply = self._held(sg.Acquire())
+        half_open = self.state.state == BreakerState.HALF_OPEN
+        if (half_open or self.due) and not self.may_probe():
+            reply = self._held()
         else:
             with self._lock:
                 reply = self._step(sg.Acquire())
-                if isinstance(reply, sg.Admit) and reply.token.id and self._permits:
-                    self._permits.pop()  # this probe is one of those published
+                if isinstance(reply, sg.Admit) and reply.token.id:
+                    self.admitted()
+                    if self._permits:
+                        self._permits.pop()  # this probe is one of those published
             self.announce()
         if not isinstance(reply, sg.Admit):
             return reply
@@ -411,7 +430,3 @@ class Circuit:
         if state.until is not None and state.state not in ADMITTING:
             wait = max(0.0, state.until - self.clock())
         return BreakerStatus(self.name, BreakerState(state.state), state.attempts, wait)
-
-
-def _operator(event: sg.Event) -> bool:
-    return isinstance(event, (sg.ForceOpen, sg.Disable, sg.Reset))

@@ -538,7 +538,6 @@ class Canaries:
         rollout = self._rollouts.get(variant_id)
         if variant is None or (rollout and self._breakers.is_shut(rollout.control_id)):
             return
-        runtime.later(lambda: runtime.publish(self._breakers.fact(variant_id)))
         if rollout is None and runtime.baseline(variant.protocol) != variant_id:
             runtime.later(lambda: self._finish_badly(variant_id, f"breaker: {reason}", None))
 

@@ -336,12 +336,14 @@ class CanaryStatus:
 
 @attrs.frozen
 class BreakerStatus:
-    """Where a variant's breaker stands. ``retry_after``: seconds until a probe may pass."""
+    """Where a breaker stands. ``variant_id``: what it guards. ``retry_after``: seconds until a probe
+    may pass. ``degraded``: the index fails, so other processes may see it otherwise."""
 
     variant_id: str
     state: BreakerState
     attempts: int = 0
     retry_after: float | None = None
+    degraded: bool = False
 
 
 @attrs.frozen
