@@ -270,7 +270,22 @@ class Objects:
                 _, gone = self._tables.popitem(last=False)
                 self._entries -= len(gone.table)
 
+    def forget(self, link: Link) -> None:
+        """Let go of a table whose manifests turned out to be damaged."""
+        with self._lock:
+            gone = self._tables.pop(link.key, None)
+            self._entries -= len(gone.table) if gone else 0
+
     # -- the mirror -------------------------------------------------------------------------------
+
+    def mirror(self, variant_id: str, key: str, limit: int) -> Any:
+        """Read a mirror; NotFoundError, CorruptError."""
+        data = self._door.chunks.get(key)
+        plain = _envelope.unseal(data, limit, key.encode(), self._door.cipher, key, MIRROR)
+        document = json.loads(plain)
+        if document["format"] != FORMAT or document["variant"] != variant_id:
+            raise CorruptError(f"{key} is no mirror of {variant_id!r}", key=key, offset=0)
+        return document
 
     def put_mirror(self, variant_id: str, head: dict[str, Any], content: Content | None) -> None:
         """Write ``index.json`` with the newest version and its whole table, unless a newer one is there."""

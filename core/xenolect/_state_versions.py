@@ -36,7 +36,8 @@ class Head(NamedTuple):
 
 class Draft(NamedTuple):
     """A content whose chunks are stored. ``base`` is the head whose objects it may share, ``epoch``
-    the collector's and ``began`` the time (seconds since the epoch) when storing began."""
+    the collector's and ``began`` the time (seconds since the epoch) when storing began. ``whole``: the
+    parent's manifests are not to be relied on."""
 
     table: Sequence[Entry]
     kind: str
@@ -47,6 +48,7 @@ class Draft(NamedTuple):
     epoch: int
     began: float
     write: str
+    whole: bool = False
 
 
 class Moved(Exception):
@@ -151,7 +153,7 @@ class Versions:
                 f"storing the state took {format_seconds(now - draft.began)}, more than half of state.gc_grace "
                 f"({format_seconds(grace)}): its objects could be collected; raise the grace, put again"
             )
-        parent = self.parent(variant_id, head)
+        parent = None if draft.whole else self.parent(variant_id, head)
         version = head.version + 1
         root = root_of(draft.table)
         ref = StateRef(

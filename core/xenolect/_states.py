@@ -19,6 +19,7 @@ import attrs
 
 from xenolect._chunking import Source, source_of
 from xenolect._codec import state_ref_from_json
+from xenolect._maintenance import Maintenance
 from xenolect._manifest import Content, Entry, root_of
 from xenolect._patching import Patch
 from xenolect._state_mirrors import Mirrors
@@ -26,15 +27,13 @@ from xenolect._state_objects import Objects
 from xenolect._state_reader import StateReader
 from xenolect._state_versions import Draft, Fenced, Moved, Versions, link_of
 from xenolect._state_workers import Workers
-from xenolect._upkeep import Collected, Report, Upkeep
+from xenolect._upkeep import Upkeep
 from xenolect._upload import Progress, Upload, check_size
 from xenolect.errors import ConflictError, InvalidError, LimitError
 from xenolect.facts import Change, Fact
 from xenolect.model import ProtocolVariant, StateRef
 
 if TYPE_CHECKING:
-    from datetime import timedelta
-
     from xenolect.config import Config
     from xenolect.interfaces import ChunkStore, Cipher
 
@@ -103,7 +102,7 @@ class ReadReport:
     tag: int
 
 
-class States:
+class States(Maintenance):
     """The states of one manager. Every call takes a variant or its id."""
 
     def __init__(self, door: Door) -> None:
@@ -397,23 +396,6 @@ class States:
             if value is not None and value.get("manifest"):
                 found.append(state_ref_from_json(value))
         return found
-
-    # -- upkeep -----------------------------------------------------------------------------------
-
-    def verify(self, variant: Any = None, deep: bool = True, progress: Progress = None) -> Report:
-        """Read everything back (``deep``) or see that it is there, and report what is not as written."""
-        variant_id = None if variant is None else self._enter(variant)
-        return self._upkeep.verify(variant_id, deep, progress, self._workers)
-
-    def gc(
-        self,
-        grace: float | str | timedelta | None = None,
-        dry_run: bool = False,
-        progress: Progress = None,
-    ) -> Collected:
-        """Remove objects that no version refers to and that are older than the grace
-        (``state.gc_grace``). Safe while others write."""
-        return self._upkeep.gc(grace, dry_run, progress)
 
     def flush(self) -> None:
         """Write the mirrors that are behind, best effort."""

@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import attrs
-
 from xenolect import _envelope
 from xenolect._codec import moment
 from xenolect._manifest import Content, Link
+from xenolect._state_copies import Copies
 from xenolect._state_versions import EPOCH, Versions, link_of
+from xenolect._upkeep_report import Collected, Problem, Report, problem_of
 from xenolect.errors import CorruptError, EmergenceError, NotFoundError
 from xenolect.facts import Change, Put
 from xenolect.units import format_seconds, seconds_of
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from xenolect._states import Door
     from xenolect._upload import Progress
 
-__all__ = ["Collected", "Problem", "Report", "Upkeep"]
+__all__ = ["Upkeep"]
 
 _OURS = re.compile(
     r"variants/(?P<variant>[a-z0-9._-]+)/state/"
@@ -34,46 +34,6 @@ _OURS = re.compile(
 Place = tuple[str, int, int]  # an object's key, and offset and length of a part of it
 
 
-@attrs.frozen
-class Problem:
-    """One thing that is not as written: where, what should be there, what is, and in words."""
-
-    key: str
-    offset: int | None
-    expected: str | None
-    found: str | None
-    what: str
-    variant_id: str
-    version: int
-
-
-@attrs.frozen
-class Report:
-    """What ``verify`` looked at: objects, bytes of content, and what is wrong with them.
-
-    ``deep``: every chunk was read and its SHA-256 computed; otherwise only its presence was checked.
-    """
-
-    checked: int
-    bytes: int
-    problems: tuple[Problem, ...]
-    deep: bool
-
-    @property
-    def ok(self) -> bool:
-        """Nothing is wrong."""
-        return not self.problems
-
-
-@attrs.frozen
-class Collected:
-    """What ``gc`` removed (or would have, ``dry_run``); ``young``: unreferenced, but within the grace."""
-
-    removed: tuple[str, ...]
-    young: int
-    dry_run: bool
-
-
 class Upkeep:
     """The slow, thorough readers of the state store."""
 
@@ -81,6 +41,7 @@ class Upkeep:
         self._door = door
         self._objects = objects
         self._versions = versions
+        self._copies = Copies(door, objects, versions)
 
     # -- verifying --------------------------------------------------------------------------------
 
@@ -95,14 +56,14 @@ class Upkeep:
         problems: list[Problem] = []
         manifests: set[str] = set()
         parts: dict[Place, tuple[str, int, int, Content]] = {}
-        for owner, version, link in self._stored(variant_id):
+        for owner, version, link in self.stored(variant_id):
             if link.key in manifests:
                 continue
             manifests.add(link.key)
             try:
                 content = self._objects.content(owner, link, fresh=True)
             except CorruptError as error:
-                problems.append(_problem(error, link.key, owner, version))
+                problems.append(problem_of(error, link.key, owner, version))
                 continue
             for position, entry in enumerate(content.table):
                 place = (f"variants/{owner}/state/{entry.object}", entry.offset, entry.length)
@@ -117,7 +78,7 @@ class Upkeep:
             try:
                 self._objects.get_chunk(owner, position, content.table[position], chunk)
             except CorruptError as error:
-                problems.append(_problem(error, key, owner, version))
+                problems.append(problem_of(error, key, owner, version))
             done += len(chunk)
             if progress is not None:
                 progress(done, total)
@@ -131,10 +92,34 @@ class Upkeep:
                     problems.append(
                         Problem(key, offset, None, None, f"{key} is missing", owner, version)
                     )
+        problems.extend(self._copies.check(variant_id))
         problems.sort(key=lambda problem: (problem.key, problem.offset or 0))
-        return Report(len(manifests) + len(parts), total, tuple(problems), deep)
+        known = self._known(problems)
+        fresh = tuple(problem for problem in problems if problem not in known)
+        return Report(len(manifests) + len(parts), total, fresh, deep, known)
 
-    def _stored(self, variant_id: str | None) -> Iterator[tuple[str, int, Link]]:
+    def _known(self, problems: list[Problem]) -> tuple[Problem, ...]:
+        """Damage that was noted before and that no newest version depends on."""
+        noted = [p for p in problems if self._door.fact("damaged", p.key) is not None]
+        if not noted:
+            return ()
+        needed: set[str] = set()
+        for (kind, owner), fact in list(self._door.facts.items()):
+            if kind != "state" or fact.value is None or not fact.value.get("manifest"):
+                continue
+            at: Link | None = link_of(fact.value)
+            try:
+                while at is not None:
+                    needed.add(at.key)
+                    manifest = self._objects.manifest(owner, at)
+                    at = manifest.parent
+                content = self._objects.content(owner, link_of(fact.value))
+            except CorruptError:
+                continue
+            needed.update(f"variants/{owner}/state/{entry.object}" for entry in content.table)
+        return tuple(problem for problem in noted if problem.key not in needed)
+
+    def stored(self, variant_id: str | None) -> Iterator[tuple[str, int, Link]]:
         """Every stored version: its variant, its number, its manifest."""
         for (kind, key), fact in list(self._door.facts.items()):
             if kind != "state_version" or fact.value is None or not fact.value.get("manifest"):
@@ -181,7 +166,7 @@ class Upkeep:
         """The key of every object that a version refers to. CorruptError where that can not be known:
         then nothing is removed."""
         used: set[str] = set()
-        for owner, _, link in self._stored(None):
+        for owner, _, link in self.stored(None):
             at: Link | None = link
             while at is not None and at.key not in used:
                 used.add(at.key)
@@ -215,15 +200,3 @@ class Upkeep:
             if error.retryable:
                 raise
             return float("inf")  # not ours to judge: verify and a person decide
-
-
-def _problem(error: CorruptError, key: str, variant_id: str, version: int) -> Problem:
-    return Problem(
-        error.key or key,
-        error.offset,
-        error.expected,
-        error.found,
-        str(error),
-        variant_id,
-        version,
-    )

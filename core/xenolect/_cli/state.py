@@ -134,3 +134,33 @@ def gc(manager: EmergenceManager, output: Output, dry_run: bool) -> None:
         say(f"{verb} {len(removed.removed)} objects; {removed.young} are within the grace")
 
     output.show(removed, text)
+
+
+@command.command("repair")
+@click.argument("variant", required=False)
+@click.option("--dry-run", is_flag=True, help="Only say what could be healed, and from what.")
+@store_command()
+def repair(manager: EmergenceManager, output: Output, variant: str | None, dry_run: bool) -> int:
+    """Make damaged states of VARIANT, or of all, whole again."""
+    with bar("repairing") as progress:
+        done = manager.states.repair(variant, dry_run=dry_run, progress=progress)
+    would = "would be " if dry_run else ""
+
+    def text() -> None:
+        for each in done.healed:
+            found = ", ".join(each.sources) or "its mirror"
+            into = f" as version {each.version}" if each.version else ""
+            say(
+                f"{each.variant_id} state {each.damaged}: {would}healed{into}, "
+                f"{len(each.objects)} damaged objects, from {found}"
+            )
+        for gone in done.lost:
+            say(f"{gone.variant_id} state {gone.version}: lost ({gone.what}); {gone.done}")
+        for key in done.rewritten:
+            say(f"{key}: {would}written again from the index")
+        for key in done.quarantined:
+            say(f"{key}: damaged, {would}quarantined")
+        say(f"{done.checked} objects checked, {len(done.healed)} healed, {len(done.lost)} lost")
+
+    output.show(done, text)
+    return 1 if done.lost else 0

@@ -1,0 +1,75 @@
+"""The upkeep half of ``manager.states``: verify, repair, collect."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from xenolect._repair import Repair
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from xenolect._state_objects import Objects
+    from xenolect._state_versions import Versions
+    from xenolect._state_workers import Workers
+    from xenolect._states import Door
+    from xenolect._upkeep import Upkeep
+    from xenolect._upkeep_report import Collected, Repaired, Report
+    from xenolect._upload import Progress
+    from xenolect.model import StateRef
+
+__all__ = ["Maintenance"]
+
+
+class Maintenance:
+    """What operators and the background do with stored states; part of ``States``."""
+
+    _door: Door
+    _objects: Objects
+    _versions: Versions
+    _upkeep: Upkeep
+    _workers: Workers
+    _enter: Callable[[Any], str]
+    _done: Callable[[StateRef], StateRef]
+
+    # set by the manager: takes a served variant back to an intact point; None if it is not served
+    give_up: Callable[[str, str], str | None] = staticmethod(lambda _variant, _why: None)
+
+    def verify(self, variant: Any = None, deep: bool = True, progress: Progress = None) -> Report:
+        """Read everything back (``deep``) or see that it is there, and report what is not as written."""
+        return self._upkeep.verify(self._one(variant), deep, progress, self._workers)
+
+    def repair(
+        self, variant: Any = None, dry_run: bool = False, progress: Progress = None
+    ) -> Repaired:
+        """Make damaged states whole, in new versions, from whatever still has their content.
+
+        What nothing has is given up: a served variant is rolled back to its newest intact point and
+        quarantined, any other goes back to its newest intact version. Mirrors and points are written
+        again from the index. Older versions that stay damaged are noted: ``verify`` then reports them
+        apart. Safe while others write; run it again if it is interrupted.
+        """
+        one = self._one(variant)
+        return Repair(
+            self._door,
+            self._objects,
+            self._versions,
+            self._upkeep,
+            [],
+            self.give_up,
+            self._done,
+        ).run(one, dry_run, progress, self._workers)
+
+    def gc(
+        self,
+        grace: float | str | timedelta | None = None,
+        dry_run: bool = False,
+        progress: Progress = None,
+    ) -> Collected:
+        """Remove objects that no version refers to and that are older than the grace
+        (``state.gc_grace``). Safe while others write."""
+        return self._upkeep.gc(grace, dry_run, progress)
+
+    def _one(self, variant: Any) -> str | None:
+        return None if variant is None else self._enter(variant)
