@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from xenolect.errors import ConflictError, DuplicateError, InvalidError
 from xenolect.facts import Change, Put, canonical
 
-__all__ = ["Prepared", "check_after", "check_change", "check_text", "moment", "prepare"]
+__all__ = [
+    "Prepared",
+    "check_after",
+    "check_change",
+    "check_cursor",
+    "check_text",
+    "moment",
+    "prepare",
+]
 
 Prepared = tuple[Change, str | None]
 """A change whose value is plain JSON, and that value's canonical text; None for a Drop."""
@@ -110,3 +118,14 @@ def moment(at: float) -> float:
     if not isinstance(at, (int, float)) or not math.isfinite(at):
         raise InvalidError(f"at must be seconds since the epoch, got {at!r}")
     return float(at)
+
+
+def check_cursor(since: int, found: int) -> None:
+    """Raise ConflictError when windows were taken in by somebody else meanwhile."""
+    if since != found:
+        raise ConflictError(
+            f"windows up to {since} were to be rolled up from, but others were taken in up to {found}; "
+            f"ask for those that are left",
+            expected=since,
+            found=found,
+        )

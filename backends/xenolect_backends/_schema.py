@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from xenolect.errors import ConfigError, CorruptError
 
@@ -21,7 +21,7 @@ APPLICATION = 0x786E6C74
 """``xnlt``, in the header of the file: whose database it is."""
 
 MAJOR = 1
-MINOR = 0
+MINOR = 1
 
 _FIRST = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -73,6 +73,22 @@ CREATE TABLE leases (
 ) STRICT;
 """
 
+_ROLLUPS = """
+CREATE TABLE rollups (
+  resolution TEXT NOT NULL,
+  variant_id TEXT NOT NULL,
+  start REAL NOT NULL,
+  span REAL NOT NULL,
+  count INTEGER NOT NULL,
+  failures INTEGER NOT NULL,
+  bins TEXT NOT NULL,
+  sums TEXT NOT NULL,
+  PRIMARY KEY (resolution, variant_id, start)
+) STRICT;
+CREATE INDEX rollups_by_age ON rollups (resolution, start);
+CREATE INDEX windows_by_age ON windows (start);
+"""
+
 
 def _migrations() -> Migrations:
     from sqlite_utils import Database, Migrations
@@ -81,12 +97,20 @@ def _migrations() -> Migrations:
 
     @migrations()
     def first_tables(db: Database) -> None:
-        # One by one: executescript would end the transaction that makes a migration all or nothing.
-        for statement in _FIRST.split(";"):
-            if statement.strip():
-                db.execute(statement)
+        _each(db, _FIRST)
+
+    @migrations()
+    def rollups(db: Database) -> None:
+        _each(db, _ROLLUPS)
 
     return migrations
+
+
+def _each(db: Any, statements: str) -> None:
+    """One by one: executescript would end the transaction that makes a migration all or nothing."""
+    for statement in statements.split(";"):
+        if statement.strip():
+            db.execute(statement)
 
 
 def check(connection: sqlite3.Connection, path: Path) -> tuple[int, int] | None:

@@ -28,6 +28,7 @@ from xenolect.facts import (
     Fact,
     Lease,
     Observation,
+    Rollup,
     Window,
     canonical,
     change_from_json,
@@ -35,7 +36,14 @@ from xenolect.facts import (
     digest_entry,
 )
 from xenolect.interfaces import Buffer
-from xenolect_backends._cas import check_after, check_change, check_text, moment, prepare
+from xenolect_backends._cas import (
+    check_after,
+    check_change,
+    check_cursor,
+    check_text,
+    moment,
+    prepare,
+)
 from xenolect_backends._keys import as_bytes, check_key, check_prefix, check_range
 
 __all__ = ["MemoryChunks", "MemoryIndex"]
@@ -57,7 +65,10 @@ class _Tables:
     facts: dict[tuple[str, str], tuple[int, str | None]] = attrs.field(factory=dict)
     journal: list[tuple[float, str, str, str]] = attrs.field(factory=list)
     observations: list[Observation] = attrs.field(factory=list)
-    windows: list[Window] = attrs.field(factory=list)
+    windows: dict[int, Window] = attrs.field(factory=dict)  # in the order they were appended
+    appended: int = 0
+    rolled: int = 0
+    rollups: dict[tuple[str, str, float], Rollup] = attrs.field(factory=dict)
     leases: dict[str, Lease] = attrs.field(factory=dict)
 
 
@@ -192,7 +203,9 @@ class MemoryIndex:
         held = self._open()
         with held.lock:
             self._observe(observed)
-            held.windows.extend(windows)
+            for each in windows:
+                held.appended += 1
+                held.windows[held.appended] = each
             return len(held.observations)
 
     def windows(self, variant_id: str, since: float, until: float) -> Iterator[Window]:
@@ -201,10 +214,59 @@ class MemoryIndex:
         with held.lock:
             found = [
                 each
-                for each in held.windows
+                for each in held.windows.values()
                 if each.variant_id == variant_id and since <= each.start < until
             ]
         return iter(sorted(found, key=lambda each: each.start))
+
+    def unrolled(self, limit: int) -> tuple[int, int, Sequence[Window]]:
+        """The next windows that no ``roll_up`` has taken in, between two cursors."""
+        held = self._open()
+        with held.lock:
+            until = min(held.rolled + limit, held.appended)
+            found = [held.windows[number] for number in range(held.rolled + 1, until + 1)]
+            return held.rolled, until, found
+
+    def roll_up(self, since: int, until: int, rollups: Sequence[Rollup]) -> None:
+        """Store roll-ups and move the cursor, all or nothing."""
+        copies = [Rollup(**_copied(each)) for each in rollups]
+        held = self._open()
+        with held.lock:
+            check_cursor(since, held.rolled)
+            for each in copies:
+                held.rollups[each.resolution, each.variant_id, each.start] = each
+            held.rolled = until
+
+    def rollups(
+        self, variant_id: str, resolution: str, since: float, until: float
+    ) -> Iterator[Rollup]:
+        """Roll-ups of a variant whose start is in ``[since, until)``, oldest first."""
+        held = self._open()
+        with held.lock:
+            found = [
+                each
+                for (kind, name, start), each in held.rollups.items()
+                if kind == resolution and name == variant_id and since <= start < until
+            ]
+        return iter(sorted(found, key=lambda each: each.start))
+
+    def forget(self, resolution: str, before: float, limit: int) -> int:
+        """Delete old windows that were taken in, or old roll-ups."""
+        held = self._open()
+        with held.lock:
+            if resolution:
+                old = [k for k in held.rollups if k[0] == resolution and k[2] < before][:limit]
+                for key in old:
+                    del held.rollups[key]
+                return len(old)
+            gone = [
+                number
+                for number, each in held.windows.items()
+                if number <= held.rolled and each.start < before
+            ][:limit]
+            for number in gone:
+                del held.windows[number]
+            return len(gone)
 
     def observations(self, rollout: str, after: int) -> Sequence[Observation]:
         """Evidence of a rollout with a sequence greater than ``after``."""

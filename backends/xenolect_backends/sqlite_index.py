@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from xenolect.errors import CorruptError, InvalidError, StorageError
+from xenolect.errors import CorruptError, StorageError
 from xenolect.facts import (
     GENESIS,
     Change,
@@ -23,6 +23,7 @@ from xenolect.facts import (
     Fact,
     Lease,
     Observation,
+    Rollup,
     Window,
     canonical,
     change_from_json,
@@ -33,6 +34,16 @@ from xenolect.facts import (
 from xenolect.units import Seconds
 from xenolect_backends._cas import check_after, check_change, check_text, moment, prepare
 from xenolect_backends._connections import FOREIGN, Connections, raise_translated
+from xenolect_backends._rollups import (
+    NEXT,
+    ROLLED,
+    ROLLUPS,
+    as_text,
+    forget,
+    put,
+    rollup_of,
+    window_of,
+)
 
 __all__ = ["SqliteIndex"]
 
@@ -219,13 +230,34 @@ class SqliteIndex:
                 "ORDER BY start, id LIMIT ?",
                 (variant_id, at, last, until, _PAGE),
             )
-            for _, start, span, count, failures, bins, sums in rows:
-                yield Window(
-                    variant_id, start, span, count, failures, json.loads(bins), json.loads(sums)
-                )
+            for _, *row in rows:
+                yield window_of((variant_id, *row))
             if len(rows) < _PAGE:
                 return
             last, at = rows[-1][:2]
+
+    def unrolled(self, limit: int) -> tuple[int, int, Sequence[Window]]:
+        """The next windows that no ``roll_up`` has taken in, between two cursors."""
+        since = int((self._one(ROLLED, ()) or (0,))[0])
+        rows = self._all(NEXT, (since, limit))
+        return since, rows[-1][0] if rows else since, [window_of(row[1:]) for row in rows]
+
+    def roll_up(self, since: int, until: int, rollups: Sequence[Rollup]) -> None:
+        """Store roll-ups and move the cursor, all or nothing."""
+        rows = [(each.resolution, *_window_row(each)) for each in rollups]
+        with self._live().writing(durable=False) as db:
+            put(db, since, until, rows)
+
+    def rollups(
+        self, variant_id: str, resolution: str, since: float, until: float
+    ) -> Iterator[Rollup]:
+        """Roll-ups of a variant whose start is in ``[since, until)``, oldest first."""
+        yield from map(rollup_of, self._all(ROLLUPS, (resolution, variant_id, since, until)))
+
+    def forget(self, resolution: str, before: float, limit: int) -> int:
+        """Delete old windows that were taken in, or old roll-ups."""
+        with self._live().writing(durable=False) as db:
+            return forget(db, resolution, before, limit)
 
     def observations(self, rollout: str, after: int) -> Sequence[Observation]:
         """Evidence of a rollout with a sequence greater than ``after``, in sequence order."""
@@ -357,13 +389,6 @@ def _entries(rows: list[tuple[int, str, str, float, str, str]], after: int) -> l
     return entries
 
 
-def _text(value: Any) -> str:
-    try:
-        return canonical(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidError(f"{value!r} is not JSON: {error}; nothing was stored") from error
-
-
 def _observation_row(each: Observation) -> tuple[Any, ...]:
     return (
         each.rollout,
@@ -373,7 +398,7 @@ def _observation_row(each: Observation) -> tuple[Any, ...]:
         each.failures,
         each.at,
         each.latency_ms,
-        _text(each.custom) if each.custom else "{}",
+        as_text(each.custom) if each.custom else "{}",
         each.writer,
     )
 
@@ -385,6 +410,6 @@ def _window_row(each: Window) -> tuple[Any, ...]:
         each.span,
         each.count,
         each.failures,
-        _text(each.bins),
-        _text(each.sums),
+        as_text(each.bins),
+        as_text(each.sums),
     )

@@ -26,6 +26,7 @@ __all__ = [
     "Lease",
     "Observation",
     "Put",
+    "Rollup",
     "Window",
     "canonical",
     "digest_entry",
@@ -125,6 +126,13 @@ class Window:
     failures: int
     bins: Sequence[Sequence[int]] = ()
     sums: Mapping[str, Sequence[float]] = attrs.field(factory=dict)
+
+
+@attrs.frozen
+class Rollup(Window):
+    """The windows of one hour, day or month added up; ``resolution``: "hourly", "daily", "monthly"."""
+
+    resolution: str = "hourly"
 
 
 @attrs.frozen

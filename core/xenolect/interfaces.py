@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
-from xenolect.facts import Change, Contents, Entry, Lease, Observation, Window
+from xenolect.facts import Change, Contents, Entry, Lease, Observation, Rollup, Window
 from xenolect.judges import Baseline, Evidence, JudgeConfig
 from xenolect.model import Agent, AgentContext, Candidate, ProtocolVariant, Verdict
 from xenolect.safeguards import Action, Event, Reply
@@ -106,6 +106,34 @@ class Index(Protocol):
 
     def windows(self, variant_id: str, since: float, until: float) -> Iterator[Window]:
         """Windows of a variant whose start is in ``[since, until)``, oldest first."""
+        ...
+
+    def unrolled(self, limit: int) -> tuple[int, int, Sequence[Window]]:
+        """The next windows, in the order they were appended, that no ``roll_up`` has taken in.
+
+        Returns the cursor before them, the cursor after them, and at most ``limit`` of them.
+        """
+        ...
+
+    def roll_up(self, since: int, until: int, rollups: Sequence[Rollup]) -> None:
+        """Store roll-ups and move the cursor from ``since`` to ``until``, all or nothing.
+
+        Each replaces the one of its variant, resolution and start. ConflictError when the cursor is
+        not at ``since``: somebody else took these windows in.
+        """
+        ...
+
+    def rollups(
+        self, variant_id: str, resolution: str, since: float, until: float
+    ) -> Iterator[Rollup]:
+        """Roll-ups of a variant whose start is in ``[since, until)``, oldest first."""
+        ...
+
+    def forget(self, resolution: str, before: float, limit: int) -> int:
+        """Delete at most ``limit`` roll-ups of a resolution that start before a time; how many went.
+
+        ``resolution`` "" means windows: of them only those that a ``roll_up`` has taken in.
+        """
         ...
 
     def observations(self, rollout: str, after: int) -> Sequence[Observation]:

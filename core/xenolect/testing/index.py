@@ -31,6 +31,7 @@ from xenolect.facts import (
     Fact,
     Observation,
     Put,
+    Rollup,
     Window,
     canonical,
     digest_entry,
@@ -377,6 +378,49 @@ class IndexTests(ABC):
         found = list(index.windows("a", 100.0, 1100.0))
         assert [window.start for window in found] == sorted(window.start for window in found)
         assert sorted(window.count for window in found) == list(range(300, 3300))
+
+    def test_windows_are_taken_in_once(self, index: Index, other: Index) -> None:
+        """Cursors walk over all windows in the order they were appended; of two that take in, one."""
+        assert index.unrolled(10) == (0, 0, [])
+        index.append_windows([Window("a", float(9 - n), 1.0, n, 0) for n in range(5)])
+        since, until, windows = index.unrolled(3)
+        assert [window.count for window in windows] == [0, 1, 2]
+        assert other.unrolled(3)[:2] == (since, until)
+        hour = Rollup("a", 0.0, 3600.0, 3, 0, [[1, 2]], {"x": [1.5, 2.0]}, "hourly")
+        index.roll_up(since, until, [hour])
+        with pytest.raises(ConflictError):
+            other.roll_up(since, until, [attrs.evolve(hour, count=99)])
+        assert list(map(_plain, other.rollups("a", "hourly", 0.0, 1.0))) == [_plain(hour)]
+        since, until, windows = other.unrolled(100)
+        assert [window.count for window in windows] == [3, 4]
+        day = attrs.evolve(hour, resolution="daily", span=86400.0)
+        other.roll_up(since, until, [attrs.evolve(hour, count=5), day])
+        assert [each.count for each in index.rollups("a", "hourly", 0.0, 1.0)] == [5]
+        assert [each.count for each in index.rollups("a", "daily", 0.0, 1.0)] == [3]
+        assert list(index.rollups("a", "daily", 1.0, 9.0)) == []
+        assert list(index.rollups("b", "hourly", 0.0, 1.0)) == []
+        assert index.unrolled(10)[2] == []
+
+    def test_old_windows_are_forgotten(self, index: Index) -> None:
+        """Only those taken in and old enough, a few at a time; what comes later is still taken in."""
+        index.append_windows([Window("a", float(n), 1.0, n, 0) for n in range(10)])
+        assert index.forget("", 1e9, 100) == 0
+        since, until, _ = index.unrolled(8)
+        hours = [Rollup("a", 3600.0 * n, 3600.0, n, 0, resolution="hourly") for n in range(4)]
+        index.roll_up(since, until, hours)
+        assert index.forget("", 6.0, 4) == 4
+        assert index.forget("", 6.0, 100) == 2
+        assert [window.count for window in index.windows("a", 0.0, 99.0)] == [6, 7, 8, 9]
+        assert index.forget("daily", 1e9, 100) == 0
+        assert index.forget("hourly", 7200.0, 100) == 2
+        assert [each.count for each in index.rollups("a", "hourly", 0.0, 1e9)] == [2, 3]
+        since, until, windows = index.unrolled(100)
+        assert [window.count for window in windows] == [8, 9]
+        index.roll_up(since, until, [])
+        while index.forget("", 1e9, 100):
+            pass
+        index.append_windows([Window("a", 5.0, 1.0, 77, 0)])
+        assert [window.count for window in index.unrolled(100)[2]] == [77]
 
     def test_reading_windows_holds_nobody_up(self, index: Index) -> None:
         """Commits pass while a reader is in the middle of its windows."""
