@@ -200,7 +200,12 @@ class Points(Kept):
                 self._check(value, deep=deep)
             except EmergenceError as error:
                 if error.retryable:
-                    raise  # the store does not answer, which says nothing about the point
+                    # The store does not answer, which says nothing about the point: its manifest is
+                    # in the index as well, and nobody is to be served harm until the store is back.
+                    log.warning(
+                        "point %s is taken unread: %s", value["manifest"]["point"]["id"], error
+                    )
+                    return value, skipped
                 skipped.append(str(error))
                 log.error("point %s is passed over: %s", value["manifest"]["point"]["id"], error)
                 continue

@@ -10,7 +10,16 @@ import attrs
 from xenolect.facts import Observation
 from xenolect.model import Verdict
 
-__all__ = ["AT_RISK", "SILENT", "Baseline", "Evidence", "Guardrail", "JudgeConfig", "Observation", "Verdict"]
+__all__ = [
+    "AT_RISK",
+    "SILENT",
+    "Baseline",
+    "Evidence",
+    "Guardrail",
+    "JudgeConfig",
+    "Observation",
+    "Verdict",
+]
 
 SILENT = "_silent"
 """Marks, among an observation's custom values, one that stands for a unit gone silent."""

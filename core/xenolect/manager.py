@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, Self
 
+import attrs
+
 from xenolect._agents import Agents
 from xenolect._asking import Asking
+from xenolect._breaker_records import Ledger, Times
 from xenolect._breakers import Breakers
 from xenolect._call import Call, Receipt
 from xenolect._evidence import ENDED
@@ -22,7 +25,7 @@ from xenolect._validate import check_name, failures_of
 from xenolect._variants import Variants
 from xenolect.config import Config, load
 from xenolect.decisions import Decisions
-from xenolect.errors import InvalidError, InvalidMetricsError
+from xenolect.errors import CorruptError, InvalidError, InvalidMetricsError
 from xenolect.events import Event
 from xenolect.facts import Put
 from xenolect.model import (
@@ -40,6 +43,7 @@ from xenolect.model import (
 __all__ = ["Call", "EmergenceManager", "Receipt", "open"]
 
 PROCESS_LEASE = 15.0
+SERVED = (VariantStatus.CANARY, VariantStatus.PAUSED, VariantStatus.ACTIVE)
 
 
 class EmergenceManager:
@@ -56,9 +60,12 @@ class EmergenceManager:
             runtime.registry.make(
                 "safeguards", config.breaker.use, config.breaker.options, "breaker"
             ),
-            runtime.clock,
+            attrs.evolve(
+                Times.here(None if runtime.real_time else runtime.clock), token=runtime.token
+            ),
             lambda variant: runtime.variant(variant).id,
             runtime.rng,
+            Ledger(lambda: runtime.index, lambda: runtime.boot, runtime.alive),
         )
         self.variants = Variants(runtime)
         self.agents = Agents(runtime)
@@ -73,10 +80,13 @@ class EmergenceManager:
         self._breakers.moved = self.canaries.breaker_moved
         self._breakers.gave_up = self.canaries.gave_up
         self._breakers.publish = runtime.publish
+        self._breakers.later = runtime.later
+        self._breakers.journaled = lambda variant_id: runtime.value("breaker", variant_id)
         runtime.appliers["breaker"] = lambda key, value, _, at_open: self._breakers.adopt(
             key, value, at_open
         )
         runtime.on_tick = self._tick
+        self.states.give_up = self._give_up
 
     # -- opening and closing ----------------------------------------------------------------------
 
@@ -96,7 +106,8 @@ class EmergenceManager:
         """Open a store: a directory, a TOML file, ``"memory://"``, a URL, or a Config.
 
         Keywords are settings and override the file and the environment (``canary={...}``). ``clock``
-        returns seconds since the epoch. With ``background=False`` nothing runs unless ``tick`` is
+        returns seconds since the epoch; leases go by its method ``alive``, if it has one. ``seed``
+        makes draws reproducible; a ``random.Random`` makes ids and salts so as well. With ``background=False`` nothing runs unless ``tick`` is
         called, and commits happen in the call. ``process=False`` is for tools that only look or
         operate: they do not count as a serving process. ConfigError, PluginError, StorageError.
         """
@@ -118,6 +129,7 @@ class EmergenceManager:
         try:
             manager = cls(runtime)
             runtime.load()
+            manager._breakers.follow()
             if config.mode != "normal":
                 runtime.mode = Mode(config.mode)
             manager._serving = process
@@ -304,7 +316,9 @@ class EmergenceManager:
                     now,
                 )
         if not late:
-            self._breakers.outcome(current.id, metrics.count - failures, failures, permit)
+            self._breakers.outcome(
+                current.id, metrics.count - failures, failures, permit, metrics.latency_ms
+            )
         runtime.after_record()
         if durable:
             runtime.flush()
@@ -326,6 +340,18 @@ class EmergenceManager:
             return self.points.roll_back(variant, reason, actor="operator")
         finally:
             self._runtime.settle()
+
+    def _give_up(self, variant_id: str, why: str) -> str | None:
+        """Take a variant whose state can not be repaired out of service; None if nobody is served it."""
+        if self._runtime.variant(variant_id).status not in SERVED:
+            return None
+        try:
+            self.points.roll_back(
+                variant_id, f"its state is damaged beyond repair: {why}"[:200], actor="repair"
+            )
+        except CorruptError as error:
+            return str(error)
+        return "rolled back to its newest intact point"
 
     @property
     def mode(self) -> Mode:
