@@ -179,7 +179,8 @@ def test_two_managers_hear_of_each_other(
     opened: Callable[..., EmergenceManager], clock: Clock
 ) -> None:
     """What one trips, resets, forces or disables the other knows after its next tick."""
-    one, two = opened("memory://shared"), opened("memory://shared")
+    shared = {"use": "memory", "name": "breakers: news"}
+    one, two = opened(index=shared), opened(index=shared)
     one.variants.activate(one.variants.propose("x", {}, id="x"))
     two.tick()
 
@@ -209,7 +210,8 @@ def test_a_round_nobody_uses_goes_to_a_process_with_traffic(
     opened: Callable[..., EmergenceManager], clock: Clock
 ) -> None:
     """The idle process lets go after two seconds; its unused permits are worth nothing then."""
-    idle, busy = opened("memory://idle"), opened("memory://idle")
+    shared = {"use": "memory", "name": "breakers: an idle round"}
+    idle, busy = opened(index=shared), opened(index=shared)
     idle.variants.activate(idle.variants.propose("x", {}, id="x"))
     idle.breakers.force_open("x")
     busy.tick()
