@@ -26,7 +26,7 @@ from xenolect.errors import (
     StorageError,
     StorageFullError,
 )
-from xenolect_backends._keys import TEMPORARY
+from xenolect.objects import TEMPORARY
 
 __all__ = ["LocalFiles", "raise_translated"]
 

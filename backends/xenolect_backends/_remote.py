@@ -22,7 +22,7 @@ from xenolect.errors import (
     UnavailableError,
 )
 from xenolect.interfaces import Buffer
-from xenolect_backends._keys import as_bytes, check_key, check_prefix, check_range, is_key
+from xenolect.objects import as_bytes, check_key, check_prefix, check_range, is_key
 from xenolect_backends._patience import Patience, Turn
 
 __all__ = ["MARK", "RemoteChunks", "Service", "Taken"]

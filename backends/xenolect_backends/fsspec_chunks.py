@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from xenolect.errors import NotFoundError, StorageError
 from xenolect.interfaces import Buffer, ChunkStore
+from xenolect.objects import as_bytes, check_key, check_prefix, check_range
 from xenolect_backends._endpoints import Endpoint
 from xenolect_backends._fsspec_service import FsspecService
-from xenolect_backends._keys import as_bytes, check_key, check_prefix, check_range
 from xenolect_backends._local import LocalFiles, raise_translated
 from xenolect_backends._patience import Patience
 from xenolect_backends._remote import RemoteChunks

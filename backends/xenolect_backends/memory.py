@@ -36,6 +36,7 @@ from xenolect.facts import (
     digest_entry,
 )
 from xenolect.interfaces import Buffer
+from xenolect.objects import as_bytes, check_key, check_prefix, check_range
 from xenolect_backends._cas import (
     check_after,
     check_change,
@@ -44,7 +45,6 @@ from xenolect_backends._cas import (
     moment,
     prepare,
 )
-from xenolect_backends._keys import as_bytes, check_key, check_prefix, check_range
 
 __all__ = ["MemoryChunks", "MemoryIndex"]
 

@@ -1,4 +1,8 @@
-"""Which keys a chunk store accepts: checked in one place, before any path is built from one."""
+"""Which keys, ranges and buffers a chunk store accepts: one rule for every store, checked before any
+path or statement is built from one.
+
+For authors of chunk stores; ``xenolect.testing.ChunkStoreTests`` checks that a store keeps the rule.
+"""
 
 from __future__ import annotations
 
