@@ -6,28 +6,43 @@ import sys
 
 import click
 
-from xenolect._bench import Row, run
+from xenolect._bench import FULL, GROUPS, Plan, Row, run
+from xenolect._bench.rows import duration
 from xenolect._cli.common import Output
+from xenolect.units import bytes_of
 
 
 @click.command("bench")
+@click.option("--only", multiple=True, type=click.Choice(list(GROUPS)), help="Only these groups.")
+@click.option("--size", default="64MiB", show_default=True, help="Size of the large state.")
+@click.option("--full", is_flag=True, help="The sizes promised for: 1 GiB, takes 2 GiB of memory.")
 @click.option("--json", "machine", is_flag=True, help="One JSON document on standard output.")
-def command(machine: bool) -> None:
-    """Measure the hot paths beside floors measured in the same run."""
+def command(only: tuple[str, ...], size: str, full: bool, machine: bool) -> None:
+    """Measure the promised paths beside floors measured in the same run. Prints; gates nothing."""
     output = Output(machine)
+    try:
+        plan = Plan(FULL if full else bytes_of(size))
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--size") from error
 
     def say(text: str) -> None:
         if sys.stderr.isatty():
             click.echo(f"{text} ...", err=True)
 
     def line(row: Row) -> str:
-        ours, floor = f"{row.ours_us:,.2f} us", f"{row.floor_us:,.2f} us"
-        return f"{row.name:<34}{ours:>14}{floor:>14}  x {row.ratio:<8.3g}{row.floor}"
+        ours, floor = duration(row.ours_us), duration(row.floor_us)
+        held = {True: "held", False: "MISSED", None: ""}[row.held]
+        return (
+            f"{row.name:<44}{ours:>10}{floor:>10}  x {row.ratio:<8.3g}"
+            f"{row.promise:<18}{held:<8}{row.floor}"
+        )
 
     rows = []
     if not machine:
-        click.echo(f"{'operation':<34}{'ours':>14}{'floor':>14}  ratio     the floor is")
-    for row in run(say):
+        click.echo(
+            f"{'operation':<44}{'ours':>10}{'floor':>10}  ratio     {'promised':<26}the floor is"
+        )
+    for row in run(plan, only, say):
         rows.append(row)
         if not machine:
             click.echo(line(row))
@@ -40,6 +55,8 @@ def command(machine: bool) -> None:
                     "floor_us": row.floor_us,
                     "ratio": row.ratio,
                     "floor": row.floor,
+                    "promise": row.promise,
+                    "held": row.held,
                 }
                 for row in rows
             ],

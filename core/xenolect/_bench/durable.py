@@ -1,0 +1,76 @@
+"""Commits: wall time, beside a plain SQLite transaction on the same disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from xenolect._bench.rows import Plan, Progress, Row, wall
+from xenolect.manager import EmergenceManager
+from xenolect.model import AgentContext
+
+__all__ = ["rows"]
+
+
+def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
+    """The group's rows."""
+    progress("durable commits")
+    with tempfile.TemporaryDirectory() as place:
+        plain = sqlite3.connect(Path(place) / "plain.db", isolation_level=None)
+        plain.execute("pragma journal_mode=wal")
+        plain.execute("pragma synchronous=full")
+        plain.execute("create table t (k text primary key, v text) strict")
+        numbers = iter(range(10**9))
+
+        def insert() -> None:
+            plain.execute("insert into t values (?, ?)", (str(next(numbers)), "x" * 200))
+
+        with EmergenceManager.open(Path(place) / "store", background=False) as manager:
+            variant = manager.variants.propose("x", {"n": 0}, id="x")
+            floor = wall(insert, 100)
+
+            def update() -> None:
+                nonlocal variant
+                variant = manager.variants.update(variant, changes={"n": next(numbers)})
+
+            yield Row("update of a variant, durable", wall(update, 100), floor, "SQLite WAL FULL")
+            blob = bytes(range(256)) * 4096
+
+            def put() -> None:
+                manager.states.put("x", next(numbers).to_bytes(8, "big") + blob)
+
+            target = Path(place) / "plain.bin"
+
+            def write() -> None:
+                with target.open("wb") as file:
+                    file.write(hashlib.sha256(blob).digest() + blob)
+                    file.flush()
+                    os.fdatasync(file.fileno())
+                insert()
+
+            yield Row(
+                "put of a 1 MiB state, durable",
+                wall(put, 20),
+                wall(write, 20),
+                "SHA-256, write, fdatasync, SQLite commit",
+            )
+            manager.variants.activate("x")
+            manager.agents.register_many([(f"a{i}", AgentContext()) for i in range(30)])
+            rollback = _rollbacks(manager)
+            yield Row("rollback, durable", wall(rollback, 20), wall(insert, 50), "SQLite WAL FULL")
+        plain.close()
+
+
+def _rollbacks(manager: EmergenceManager) -> Callable[[], object]:
+    ready = []
+    for i in range(20):
+        canary = manager.variants.propose(f"c{i}", {"i": i}, id=f"c{i}")
+        manager.states.put(canary, {"window": i})
+        manager.canaries.start(canary)
+        manager.states.put(canary, {"window": -i})
+        ready.append(canary)
+    return lambda: manager.rollback(ready.pop(), reason="bench")
