@@ -10,7 +10,7 @@ from xenolect._states import States
 from xenolect.config import Config, StateConfig
 from xenolect.errors import ConflictError, DuplicateError, VariantNotFoundError
 from xenolect.facts import Change, Fact, Put
-from xenolect.interfaces import ChunkStore, Cipher, Index
+from xenolect.interfaces import ChunkStore, Cipher, EnvelopeCipher, Index
 from xenolect.model import ProtocolVariant
 from xenolect.testing import Clock
 from xenolect_backends.memory import MemoryChunks, MemoryIndex
@@ -38,7 +38,7 @@ class Desk:
         index: Index | None = None,
         chunks: ChunkStore | None = None,
         *,
-        cipher: Cipher | None = None,
+        cipher: Cipher | EnvelopeCipher | None = None,
         clock: Clock | None = None,
         seed: int = 1,
         variants: Sequence[str] = ("zstd", "json"),
@@ -46,7 +46,7 @@ class Desk:
     ) -> None:
         self.index: Index = index or MemoryIndex()
         self.chunks: ChunkStore = chunks or MemoryChunks()
-        self.cipher: Cipher = cipher or Plain()
+        self.cipher: Cipher | EnvelopeCipher = cipher or Plain()
         self.config = Config(state=StateConfig(**{"chunk_size": 1024, **state}))
         self.facts: dict[tuple[str, str], Fact] = {}
         self.clock_ = clock or Clock()

@@ -1,4 +1,4 @@
-"""One set of tests for every place: a directory, memory, and S3 through both clients."""
+"""One set of tests for every place: a directory, memory, S3 through both clients, and sealed on both."""
 
 from __future__ import annotations
 
@@ -28,13 +28,17 @@ from xenolect.errors import UnavailableError
 from xenolect.interfaces import ChunkStore
 from xenolect.testing import ChunkStoreTests, FaultyChunks
 from xenolect_backends.fsspec_chunks import FsspecChunks
+from xenolect_backends.local_keys import EnvKeys
 from xenolect_backends.memory import MemoryChunks, MemoryIndex
+from xenolect_plugins.aes_gcm import AesGcm
 
 REMOTE = [pytest.mark.s3, pytest.mark.slow]
 PLACES = [
     pytest.param("file"),
     pytest.param("memory"),
+    pytest.param("file-sealed"),
     pytest.param("s3", marks=REMOTE),
+    pytest.param("s3-sealed", marks=REMOTE),
     pytest.param("s3-obstore", marks=REMOTE),
 ]
 Open = Callable[[Path], ChunkStore]
@@ -50,7 +54,7 @@ def place_kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def open_chunks(place_kind: str, request: pytest.FixtureRequest) -> Open:
     """Open the store of a name; again: the same."""
-    if place_kind == "file":
+    if place_kind.startswith("file"):
         return lambda name: FsspecChunks(name.as_uri())
     if place_kind == "memory":
         return lambda name: FsspecChunks(f"memory://{name.as_posix()}")
@@ -59,7 +63,7 @@ def open_chunks(place_kind: str, request: pytest.FixtureRequest) -> Open:
     from xenolect_backends.obstore_chunks import ObstoreChunks
 
     service = request.getfixturevalue("seaweed")
-    client: Any = FsspecChunks if place_kind == "s3" else ObstoreChunks
+    client: Any = ObstoreChunks if place_kind == "s3-obstore" else FsspecChunks
 
     def make(name: Path) -> ChunkStore:
         prefix = hashlib.sha256(f"{place_kind} {name}".encode()).hexdigest()[:12]
@@ -88,10 +92,17 @@ class TestChunkStores(ChunkStoreTests):
 
 
 @pytest.fixture
-def desk(open_chunks: Open, tmp_path: Path) -> Iterator[Desk]:
+def cipher(place_kind: str, monkeypatch: pytest.MonkeyPatch) -> AesGcm | None:
+    """The cipher of places that are sealed."""
+    monkeypatch.setenv("TEST_KEY", bytes(range(32)).hex())
+    return AesGcm(EnvKeys("TEST_KEY")) if place_kind.endswith("sealed") else None
+
+
+@pytest.fixture
+def desk(open_chunks: Open, cipher: AesGcm | None, tmp_path: Path) -> Iterator[Desk]:
     """What the tests of states run on."""
     chunks = open_chunks(tmp_path / "desk")
-    made = Desk(chunks=chunks)
+    made = Desk(chunks=chunks, cipher=cipher)
     yield made
     made.states.close()
     chunks.close()
@@ -110,7 +121,7 @@ def test_damage_is_named_and_the_rest_is_read(desk: Desk) -> None:
             desk.chunks.delete(key)
         else:
             desk.chunks.put(key, damage, if_absent=False)
-        report = Desk(desk.index, desk.chunks).states.verify()
+        report = Desk(desk.index, desk.chunks, cipher=desk.cipher).states.verify()
         assert [problem.key for problem in report.problems] == [key]
         assert desk.states.get("zstd", version=1) == noise(3 * CHUNK)
     desk.chunks.put(key, whole)
@@ -134,7 +145,7 @@ def test_the_collector_removes_what_nobody_refers_to(desk: Desk) -> None:
         desk.states.put("zstd", noise(2 * CHUNK, seed=5))
     desk.before_commit = lambda: None
     assert len(desk.objects()) == len(used) + 3
-    later = Desk(desk.index, desk.chunks, clock=desk.clock_, seed=9)
+    later = Desk(desk.index, desk.chunks, cipher=desk.cipher, clock=desk.clock_, seed=9)
     later.states.put("zstd", noise(2 * CHUNK, seed=6))
     later.states.gc(0)
     assert later.states.verify().ok
@@ -147,16 +158,22 @@ def test_the_collector_removes_what_nobody_refers_to(desk: Desk) -> None:
 
 @pytest.fixture
 def reopen(
-    place_kind: str, tmp_path: Path, request: pytest.FixtureRequest, opened: Any
+    place_kind: str,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    opened: Any,
+    cipher: AesGcm | None,
 ) -> Callable[[], EmergenceManager]:
     """A manager on the same store, as another process would open it; the index is a file."""
     given: dict[str, Any] = {"index": {"path": str(tmp_path / "index.db")}}
+    if cipher is not None:
+        given["cipher"] = {"use": "aes-gcm", "keys": {"env": "TEST_KEY"}}
     if place_kind.startswith("s3"):
         from tests.s3_services import BUCKET
 
         url = f"s3://{BUCKET}/managed-{hashlib.sha256(str(tmp_path).encode()).hexdigest()[:12]}"
         given["chunks"] = {
-            "use": "fsspec" if place_kind == "s3" else "obstore",
+            "use": "obstore" if place_kind == "s3-obstore" else "fsspec",
             "url": url,
             "endpoint": request.getfixturevalue("seaweed").url,
             "region": "us-east-1",
@@ -231,11 +248,13 @@ def test_a_store_that_is_away_does_not_keep_a_bad_variant(
     assert manager.states.get("zstd") == {"window": 1}
 
 
-def test_two_processes_share_a_place(open_chunks: Open, tmp_path: Path) -> None:
+def test_two_processes_share_a_place(
+    open_chunks: Open, cipher: AesGcm | None, tmp_path: Path
+) -> None:
     """Two writers on one index and one store: both commit, nothing is lost."""
     index = MemoryIndex()
-    one = Desk(index, open_chunks(tmp_path / "shared"), seed=1)
-    two = Desk(index, open_chunks(tmp_path / "shared"), seed=2)
+    one = Desk(index, open_chunks(tmp_path / "shared"), cipher=cipher, seed=1)
+    two = Desk(index, open_chunks(tmp_path / "shared"), cipher=cipher, seed=2)
     for number in range(4):
         desk = (one, two)[number % 2]
         desk.catch_up()

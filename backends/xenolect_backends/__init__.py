@@ -1,4 +1,5 @@
-"""The bundled stores: chunks in files or any fsspec URL, an index in SQLite, and both in memory.
+"""The bundled stores: chunks in files or any fsspec URL, an index in SQLite, and both in memory; keys
+in the environment or in files.
 
 Importing this costs nothing: fsspec (60 ms) and the SQLite index are imported by the offers that use
 them.
@@ -16,7 +17,7 @@ from xenolect.secret import Secret
 from xenolect.units import Seconds
 
 if TYPE_CHECKING:
-    from xenolect.interfaces import ChunkStore, Index
+    from xenolect.interfaces import ChunkStore, Index, KeyProvider
 
 __all__ = ["FsspecOptions", "MemoryOptions", "SqliteOptions"]
 
@@ -142,3 +143,12 @@ def xenolect_index_storage() -> Iterable[Offer[Index]]:
     """Offer "sqlite" and "memory"."""
     yield offer("sqlite", _sqlite)
     yield offer("memory", _memory_index)
+
+
+@hookimpl
+def xenolect_keys() -> Iterable[Offer[KeyProvider]]:
+    """Offer "env" and "file"."""
+    from xenolect_backends.local_keys import EnvKeys, FileKeys
+
+    yield offer("env", EnvKeys)
+    yield offer("file", FileKeys)

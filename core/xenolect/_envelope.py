@@ -5,7 +5,7 @@ rebuilt from the objects alone and a cipher can bind both to the payload::
 
     offset  size  field
          0     4  magic "XLC2"
-         4     1  kind: 1 chunk, 2 manifest, 3 mirror
+         4     1  kind: 1 chunk, 2 manifest, 3 mirror, 4 rollback point, 5 journal segment
          5     1  flags: 1 payload is one zstd frame, 2 ``crc`` is set
          6     2  length of the header, with the variant and the check
          8    16  cipher id, ASCII, zero-padded ("none": the payload is not sealed)
@@ -18,7 +18,7 @@ rebuilt from the objects alone and a cipher can bind both to the payload::
         80     8  written at, milliseconds since the epoch
         88     4  CRC-32 of a compressed payload that no cipher authenticates
         92     1  length of the variant id
-        93     n  variant id, ASCII
+        93     n  variant id, ASCII; empty where the object is of the whole store
       93+n     8  check: the first bytes of SHA-256 of everything before
 
 All numbers are big-endian. The check and the CRC notice accidents: three single-bit flips in a
@@ -32,19 +32,31 @@ import hashlib
 import struct
 import threading
 import zlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
 from xenolect.errors import ConfigError, CorruptError, StorageError
 
 if TYPE_CHECKING:
-    from xenolect.interfaces import Buffer, Cipher
+    from xenolect.interfaces import Buffer, BufferCipher, Cipher
 
-__all__ = ["CHUNK", "HEADER_MAX", "MANIFEST", "MIRROR", "Header", "seal", "unseal", "unseal_into"]
+__all__ = [
+    "CHUNK",
+    "HEADER_MAX",
+    "MANIFEST",
+    "MIRROR",
+    "PLAIN",
+    "POINT",
+    "SEGMENT",
+    "Header",
+    "seal",
+    "unseal",
+    "unseal_into",
+]
 
 MAGIC = b"XLC2"
-CHUNK, MANIFEST, MIRROR = 1, 2, 3
+CHUNK, MANIFEST, MIRROR, POINT, SEGMENT = 1, 2, 3, 4, 5
 ZSTD, CRC = 1, 2
 PLAIN = "none"
 """The cipher id of objects that are not sealed; every store can read those."""
@@ -143,7 +155,7 @@ class Header:
         return header, end
 
 
-def seal(header: Header, plain: Buffer, bound: bytes, cipher: Cipher, compress: bool) -> bytes:
+def seal(header: Header, plain: Buffer, bound: bytes, cipher: Cipher, compress: bool) -> Buffer:
     """One object: compressed where that saves 5 %, then sealed with the header and ``bound``."""
     flags, payload, crc = 0, plain, 0
     if compress and len(plain):
@@ -155,9 +167,15 @@ def seal(header: Header, plain: Buffer, bound: bytes, cipher: Cipher, compress: 
     head = attrs.evolve(
         header, flags=flags, cipher=cipher.id, packed=len(payload), crc=crc
     ).encode()
-    if cipher.id != PLAIN:  # for "none" a call would only copy: 0.1 ms for 1 MiB
-        payload = cipher.seal(payload, head + bound)
-    return b"".join((head, payload))
+    if cipher.id == PLAIN:  # a call would only copy: 0.1 ms for 1 MiB
+        return b"".join((head, payload))
+    direct = _direct(cipher)
+    if direct is None:
+        return b"".join((head, cipher.seal(payload, head + bound)))
+    data = bytearray(len(head) + direct.overhead + len(payload))
+    data[: len(head)] = head
+    direct.seal_into(payload, head + bound, memoryview(data)[len(head) :])
+    return data
 
 
 def unseal_into(
@@ -176,13 +194,12 @@ def unseal_into(
             key=key,
             offset=0,
         )
-    payload = _opened(memoryview(data), start, header, bound, cipher, key)
+    room = None if header.flags & ZSTD else target
+    payload = _opened(memoryview(data), start, header, bound, cipher, key, room)
+    if payload is room:
+        return header
     if len(payload) != header.packed:
-        raise CorruptError(
-            f"{key} holds {len(payload)} bytes after its header, expected {header.packed}",
-            key=key,
-            offset=start,
-        )
+        raise _wrong_length(key, start, len(payload), header)
     if header.flags & CRC and zlib.crc32(payload) != header.crc:
         raise CorruptError(
             f"{key}: its payload is damaged",
@@ -213,8 +230,16 @@ def unseal(data: Buffer, limit: int, bound: bytes, cipher: Cipher, key: str, kin
 
 
 def _opened(
-    data: memoryview, start: int, header: Header, bound: bytes, cipher: Cipher, key: str
+    data: memoryview,
+    start: int,
+    header: Header,
+    bound: bytes,
+    cipher: Cipher,
+    key: str,
+    room: memoryview | None,
 ) -> Buffer:
+    """What was sealed: in ``room``, where that is given and the cipher can, else in memory that is
+    only good until this thread opens the next object."""
     if header.cipher == PLAIN:
         return data[start:]
     if header.cipher != cipher.id:
@@ -222,10 +247,41 @@ def _opened(
             f"cipher: {key} is sealed with {header.cipher!r}, and {cipher.id!r} is configured; set "
             f'[cipher] use = "{header.cipher}" and its keys'
         )
+    sealed, everything = data[start:], bytes(data[:start]) + bound
+    direct = _direct(cipher)
     try:
-        return cipher.open(data[start:], bytes(data[:start]) + bound)
+        if direct is None:
+            return cipher.open(sealed, everything)
+        length = len(sealed) - direct.overhead
+        if length != header.packed:
+            raise _wrong_length(key, start, length, header)
+        if room is None or len(room) != length:
+            room = _scratch(length)
+        direct.open_into(sealed, everything, room)
+        return room
     except CorruptError as cause:
         raise CorruptError(f"{key} can not be opened: {cause}", key=key, offset=start) from cause
+
+
+def _wrong_length(key: str, start: int, found: int, header: Header) -> CorruptError:
+    return CorruptError(
+        f"{key} holds {found} bytes after its header, expected {header.packed}",
+        key=key,
+        offset=start,
+    )
+
+
+def _direct(cipher: Cipher) -> BufferCipher | None:
+    """The cipher, where it works in its caller's memory."""
+    return cast("BufferCipher", cipher) if hasattr(cipher, "seal_into") else None
+
+
+def _scratch(length: int) -> memoryview:
+    """This thread's buffer: a fresh one of 1 MiB costs more than decrypting into it."""
+    kept: bytearray | None = getattr(_local, "scratch", None)
+    if kept is None or len(kept) < length:
+        kept = _local.scratch = bytearray(length)
+    return memoryview(kept)[:length]
 
 
 def _decompress(payload: Buffer, target: memoryview, key: str, start: int) -> None:

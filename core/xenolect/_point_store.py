@@ -1,6 +1,6 @@
 """Rollback points as they are kept: written, verified, listed, pruned.
 
-A point is an immutable manifest object and a fact with its digest. Pinned are those an operator pinned,
+A point is an immutable, sealed manifest object and a fact with its content and digest. Pinned are those an operator pinned,
 the one that a running rollout would go back to, and the last one proved good; they are never pruned.
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 import attrs
 
 from xenolect._codec import moment, point_from_json, point_to_json, variant_to_json
+from xenolect._envelope import POINT
 from xenolect._runtime import Runtime
 from xenolect._states import States
 from xenolect._validate import check_name
@@ -113,8 +114,9 @@ class Kept:
                 },
                 "config": runtime.config.digest(),
             }
-            data = canonical(manifest).encode()
+            content = canonical(manifest).encode()
             name = f"variants/{variant.id}/points/{sequence:08d}.json"
+            data = self._states.objects.seal(POINT, name, content, variant.id, sequence)
             try:
                 runtime.chunks.put(name, data)
             except DuplicateError:
@@ -133,7 +135,7 @@ class Kept:
             value: dict[str, Any] = {
                 "manifest": manifest,
                 "object": name,
-                "sha256": hashlib.sha256(data).hexdigest(),
+                "sha256": hashlib.sha256(content).hexdigest(),
             }
             if proven:
                 value["proven"] = True
@@ -218,8 +220,10 @@ class Kept:
             data = self._runtime.chunks.get(name)
         except NotFoundError as cause:
             raise CorruptError(f"{name} is missing", key=name) from cause
-        found = hashlib.sha256(data).hexdigest()
-        if found != value["sha256"] or canonical(value["manifest"]).encode() != data:
+        owner = value["manifest"]["point"]["variant_id"]
+        content = self._states.objects.unseal(POINT, name, data, owner, vouched=True)
+        found = hashlib.sha256(content).hexdigest()
+        if found != value["sha256"] or canonical(value["manifest"]).encode() != content:
             raise CorruptError(
                 f"{name} is not what was written",
                 key=name,

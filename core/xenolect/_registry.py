@@ -33,6 +33,7 @@ BUNDLED = (
     "xenolect_plugins.canary",
     "xenolect_plugins.evalue",
     "xenolect_plugins.ciphers",
+    "xenolect_plugins.aes_gcm",
     "xenolect_plugins.observers",
     "xenolect_backends",
 )

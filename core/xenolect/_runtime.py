@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from xenolect._cipher_options import cipher_options
 from xenolect._codec import agent_from_json, moment, variant_from_json
 from xenolect._performance import Performance
 from xenolect._registry import Registry
@@ -30,7 +31,7 @@ from xenolect.errors import (
 )
 from xenolect.events import Event
 from xenolect.facts import Change, Entry, Fact, Observation, Put, canonical, digest_entry
-from xenolect.interfaces import ChunkStore, Cipher, Index, Rule
+from xenolect.interfaces import ChunkStore, Cipher, EnvelopeCipher, Index, Rule
 from xenolect.model import Agent, AgentContext, Mode, ProtocolVariant, VariantStatus
 
 __all__ = ["Runtime"]
@@ -95,8 +96,8 @@ class Runtime:
             self.chunks: ChunkStore = registry.make(
                 "chunks", config.chunks.use, chunk_options(config), "chunks"
             )
-            self.cipher: Cipher = registry.make(
-                "cipher", config.cipher.use, config.cipher.options, "cipher"
+            self.cipher: Cipher | EnvelopeCipher = registry.make(
+                "cipher", config.cipher.use, cipher_options(config, registry), "cipher"
             )
             self.rules: tuple[tuple[str, Rule], ...] = tuple(
                 (name, registry.make("compatibility", name, {}, f"compatibility.rules.{name}"))

@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import attrs
+
 from xenolect import _envelope
 from xenolect._upkeep_report import Problem, problem_of
 from xenolect.errors import CorruptError, NotFoundError
@@ -46,10 +48,8 @@ class Copies:
         except NotFoundError:
             return
         try:
-            _envelope.unseal(data, _MAX, key.encode(), self._door.cipher, key, _envelope.MIRROR)
+            self._objects.unseal(_envelope.MIRROR, key, data, owner, limit=_MAX)
             header, _ = _envelope.Header.decode(data, key)
-            if (header.variant_id, header.store) != (owner, self._objects.identity()):
-                raise CorruptError(f"{key} is of {header.variant_id!r}: objects were swapped")
             if header.sequence > version:
                 self._door.catch_up()
                 version = self._versions.head(owner).version
@@ -64,9 +64,14 @@ class Copies:
     def _point(self, name: str, key: str, sha256: str) -> Iterator[Problem]:
         owner, _, sequence = name.rpartition("/")
         try:
-            found = hashlib.sha256(self._door.chunks.get(key)).hexdigest()
+            data = self._door.chunks.get(key)
+            content = self._objects.unseal(_envelope.POINT, key, data, owner, vouched=True)
+            found = hashlib.sha256(content).hexdigest()
         except NotFoundError:
             yield Problem(key, None, sha256, None, f"{key} is missing", owner, int(sequence))
+            return
+        except CorruptError as error:
+            yield attrs.evolve(problem_of(error, key, owner, int(sequence)), expected=sha256)
             return
         if found != sha256:
             what = f"{key} is not what was written"
@@ -83,17 +88,20 @@ class Copies:
             fact = self._door.fact("point", f"{problem.variant_id}/{problem.version:08d}")
             if fact is None or fact.value is None:
                 return False
-            data = canonical(fact.value["manifest"]).encode()
-            if hashlib.sha256(data).hexdigest() != problem.expected:
+            content = canonical(fact.value["manifest"]).encode()
+            if hashlib.sha256(content).hexdigest() != problem.expected:
                 return False
+            data = self._objects.seal(
+                _envelope.POINT, problem.key, content, problem.variant_id, problem.version
+            )
             chunks.put(problem.key, data, if_absent=False)
             return True
         head = self._versions.head(problem.variant_id)
         if head.value is None or head.version < 1:
             return False
         chunks.delete(problem.key)
-        content = self._versions.parent(problem.variant_id, head)
-        self._objects.put_mirror(problem.variant_id, dict(head.value), content)
+        table = self._versions.parent(problem.variant_id, head)
+        self._objects.put_mirror(problem.variant_id, dict(head.value), table)
         return True
 
 

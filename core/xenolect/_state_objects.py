@@ -9,7 +9,8 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from xenolect import _envelope
-from xenolect._envelope import CHUNK, MANIFEST, MIRROR, Header
+from xenolect._envelope import CHUNK, MANIFEST, MIRROR, PLAIN, Header
+from xenolect._keyring import Keyring
 from xenolect._manifest import FORMAT, Content, Entry, Link, Manifest, assemble, rows
 from xenolect.errors import CorruptError, DuplicateError, NotFoundError, StorageError
 from xenolect.facts import Put, canonical
@@ -39,6 +40,7 @@ class Objects:
         self._tables: OrderedDict[str, Content] = OrderedDict()
         self._entries = 0
         self._store: bytes | None = None
+        self.keys = Keyring(door, self.identity)
 
     def after_fork(self) -> None:
         """Locks belong to the parent's threads."""
@@ -104,14 +106,12 @@ class Objects:
         write: str,
     ) -> Entry:
         """Store one chunk under a name that was never used."""
-        door = self._door
-        # A sealed store does not tell the digests of its contents by the names of its objects.
-        known = digest.hex()[:16] if door.cipher.id == _envelope.PLAIN else door.token(8)
-        name = f"chunk_{known}-{door.token(8)}.bin"
+        object_id = self.keys.object_id(digest)
+        # A cipher without ids of its own must not tell the digests of contents by names of objects.
+        known = object_id.hex()[:16] if any(object_id) else self._door.token(8)
+        name = f"chunk_{known}-{self._door.token(8)}.bin"
         header = self._header(CHUNK, variant_id, sequence, position, len(plain), write)
-        data = _envelope.seal(
-            header, plain, _bound(name, digest), door.cipher, door.config.state.compression
-        )
+        data = self._seal(header, plain, self._bound(name, digest, object_id))
         self._publish(_key(variant_id, name), data)
         return Entry(name, 0, len(data), digest)
 
@@ -127,7 +127,12 @@ class Objects:
         try:
             data = self._fetch(key, entry)
             header = _envelope.unseal_into(
-                data, target, _bound(entry.object, entry.digest), self._door.cipher, key, CHUNK
+                data,
+                target,
+                self._bound(entry.object, entry.digest),
+                self.keys.opener(),
+                key,
+                CHUNK,
             )
             if header.variant_id != variant_id or header.position != position:
                 raise CorruptError(
@@ -136,7 +141,7 @@ class Objects:
                     key=key,
                     offset=entry.offset,
                 )
-            if tag and header.cipher != _envelope.PLAIN:
+            if tag and header.cipher != PLAIN:
                 return False
             found = hashlib.sha256(target).digest()
             if found != entry.digest:
@@ -185,15 +190,10 @@ class Objects:
         names = [f"{stem}.json", f"{stem}-{self._door.token(8)}.json"]
         for name in names:
             key = _key(manifest.variant_id, name)
-            data = _envelope.seal(
-                self._header(
-                    MANIFEST, manifest.variant_id, manifest.sequence, 0, len(plain), manifest.write
-                ),
-                plain,
-                key.encode(),
-                self._door.cipher,
-                self._door.config.state.compression,
+            header = self._header(
+                MANIFEST, manifest.variant_id, manifest.sequence, 0, len(plain), manifest.write
             )
+            data = self._seal(header, plain, self._named(key))
             try:
                 self._publish(key, data)
             except DuplicateError:
@@ -223,7 +223,7 @@ class Objects:
                 found=found,
             )
         plain = _envelope.unseal(
-            data, _MANIFEST_MAX, link.key.encode(), self._door.cipher, link.key, MANIFEST
+            data, _MANIFEST_MAX, self._named(link.key), self.keys.opener(), link.key, MANIFEST
         )
         manifest = Manifest.decode(plain, link.key)
         if manifest.variant_id != variant_id:
@@ -276,12 +276,52 @@ class Objects:
             gone = self._tables.pop(link.key, None)
             self._entries -= len(gone.table) if gone else 0
 
-    # -- the mirror -------------------------------------------------------------------------------
+    # -- other objects ----------------------------------------------------------------------------
+
+    def seal(
+        self, kind: int, key: str, plain: Buffer, variant_id: str = "", sequence: int = 0
+    ) -> Buffer:
+        """The bytes of any object that its key identifies: sealed for its variant, or for the store."""
+        write = self._door.token(8)
+        header = self._header(kind, variant_id, sequence, 0, len(plain), write)
+        return self._seal(header, plain, self._named(key))
+
+    def unseal(
+        self,
+        kind: int,
+        key: str,
+        data: Buffer,
+        variant_id: str = "",
+        *,
+        limit: int = _MANIFEST_MAX,
+        vouched: bool = False,
+    ) -> bytes:
+        """The content of such an object, at most ``limit`` bytes; CorruptError.
+
+        In a sealed store one that is not sealed is refused, as anybody could have written it, unless
+        the caller holds it against a digest (``vouched``).
+        """
+        header, _ = Header.decode(data, key)
+        if header.variant_id != variant_id or header.store != self.identity():
+            raise CorruptError(
+                f"{key} is of {header.variant_id!r} in store {header.store.hex()}, expected "
+                f"{variant_id!r} in {self.identity().hex()}: objects were swapped",
+                key=key,
+                offset=0,
+            )
+        if header.cipher == PLAIN and self._door.cipher.id != PLAIN and not vouched:
+            raise CorruptError(
+                f"{key} is not sealed, and a cipher is configured: it is of the time before, or forged; "
+                f"`xenolect keys rekey` seals what is not",
+                key=key,
+                offset=8,
+            )
+        return _envelope.unseal(data, limit, self._named(key), self.keys.opener(), key, kind)
 
     def mirror(self, variant_id: str, key: str, limit: int) -> Any:
-        """Read a mirror; NotFoundError, CorruptError."""
+        """Read a mirror; NotFoundError, CorruptError. The caller holds what it says against the index."""
         data = self._door.chunks.get(key)
-        plain = _envelope.unseal(data, limit, key.encode(), self._door.cipher, key, MIRROR)
+        plain = self.unseal(MIRROR, key, data, variant_id, limit=limit, vouched=True)
         document = json.loads(plain)
         if document["format"] != FORMAT or document["variant"] != variant_id:
             raise CorruptError(f"{key} is no mirror of {variant_id!r}", key=key, offset=0)
@@ -307,11 +347,7 @@ class Objects:
             "chunk_size": content and content.manifest.chunk_size,
             "chunks": rows(enumerate(content.table)) if content else [],
         }
-        plain = canonical(document).encode()
-        header = self._header(MIRROR, variant_id, version, 0, len(plain), self._door.token(8))
-        data = _envelope.seal(
-            header, plain, key.encode(), self._door.cipher, self._door.config.state.compression
-        )
+        data = self.seal(MIRROR, key, canonical(document).encode(), variant_id, version)
         self._door.chunks.put(key, data, if_absent=False)
 
     # -- shared -----------------------------------------------------------------------------------
@@ -331,7 +367,19 @@ class Objects:
             written_at,
         )
 
-    def _publish(self, key: str, data: bytes) -> None:
+    def _seal(self, header: Header, plain: Buffer, bound: bytes) -> Buffer:
+        cipher = self.keys.sealer(header.variant_id)
+        return _envelope.seal(header, plain, bound, cipher, self._door.config.state.compression)
+
+    def _bound(self, name: str, digest: bytes, object_id: bytes | None = None) -> bytes:
+        """What an object is bound to besides its header: its name, its id, and a digest."""
+        return b"".join((name.encode(), b"\0", object_id or self.keys.object_id(digest), digest))
+
+    def _named(self, key: str) -> bytes:
+        """The same for an object that its key identifies; nobody knows its content's digest before."""
+        return self._bound(key, hashlib.sha256(key.encode()).digest())
+
+    def _publish(self, key: str, data: Buffer) -> None:
         """Create an object. A name that exists with these very bytes is our own lost answer."""
         try:
             self._door.chunks.put(key, data)
@@ -342,8 +390,3 @@ class Objects:
 
 def _key(variant_id: str, name: str) -> str:
     return f"variants/{variant_id}/state/{name}"
-
-
-def _bound(name: str, digest: bytes) -> bytes:
-    """What a chunk is bound to besides its header: its name and the digest of its content."""
-    return name.encode() + b"\0" + digest

@@ -35,7 +35,7 @@ from xenolect.model import ProtocolVariant, StateRef
 
 if TYPE_CHECKING:
     from xenolect.config import Config
-    from xenolect.interfaces import ChunkStore, Cipher
+    from xenolect.interfaces import ChunkStore, Cipher, EnvelopeCipher
 
 __all__ = ["Door", "ReadReport", "States"]
 
@@ -47,7 +47,7 @@ class Door(Protocol):
     """What the state store needs of the open manager."""
 
     chunks: ChunkStore
-    cipher: Cipher
+    cipher: Cipher | EnvelopeCipher
     config: Config
     facts: dict[tuple[str, str], Fact]
 
@@ -121,6 +121,11 @@ class States(Maintenance):
         self._queue: ThreadPoolExecutor | None = None
         self._queued = 0
 
+    @property
+    def objects(self) -> Objects:
+        """What lies in the object store, for the other rooms of core."""
+        return self._objects
+
     def _enter(self, variant: Any) -> str:
         """The variant's id; in a forked child the parent's locks and threads are left behind."""
         if os.getpid() != self._pid:
@@ -159,6 +164,7 @@ class States(Maintenance):
     ) -> StateRef:
         door = self._door
         config = door.config.state
+        self._objects.keys.ready(variant_id)
         began, epoch = door.clock(), self._versions.epoch()
         head = self._versions.expect(variant_id, expected)
         parent = self._versions.parent(variant_id, head)
@@ -220,6 +226,7 @@ class States(Maintenance):
         self, variant_id: str, patch: Patch, expected: int | None, progress: Progress
     ) -> StateRef:
         door = self._door
+        self._objects.keys.ready(variant_id)
         began, epoch = door.clock(), self._versions.epoch()
         head = self._versions.expect(variant_id, expected)
         ref, content = self._versions.located(variant_id, None)

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from xenolect.interfaces import (
         ChunkStore,
         Cipher,
+        EnvelopeCipher,
         Index,
         Judge,
         KeyProvider,
@@ -139,14 +140,15 @@ def xenolect_state_migrations() -> Iterable[Offer[Callable[[Any], Any]]]:
 
 
 @hookspec
-def xenolect_encryption() -> Iterable[Offer[Cipher]]:
-    """Offer ciphers; ``[cipher] use`` names the one that seals."""
+def xenolect_encryption() -> Iterable[Offer[Cipher | EnvelopeCipher]]:
+    """Offer ciphers; ``[cipher] use`` names the one that seals. An EnvelopeCipher has an option ``keys``:
+    the key provider that ``[cipher] keys`` names."""
     yield from ()
 
 
 @hookspec
 def xenolect_keys() -> Iterable[Offer[KeyProvider]]:
-    """Offer key providers; ``[cipher] keys`` names one."""
+    """Offer key providers; ``[cipher] keys`` names one: with ``use``, or by an option of the same name."""
     yield from ()
 
 

@@ -10,7 +10,7 @@ These interfaces are provisional until each has two independent implementations 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from xenolect.facts import Change, Contents, Entry, Lease, Observation, Rollup, Window
@@ -20,8 +20,10 @@ from xenolect.safeguards import Action, Event, Reply
 
 __all__ = [
     "Buffer",
+    "BufferCipher",
     "ChunkStore",
     "Cipher",
+    "EnvelopeCipher",
     "Index",
     "Judge",
     "KeyProvider",
@@ -29,6 +31,7 @@ __all__ = [
     "Rule",
     "Safeguard",
     "Scorer",
+    "Wrapper",
 ]
 
 Buffer = bytes | bytearray | memoryview
@@ -157,7 +160,11 @@ class Index(Protocol):
 
 
 class Cipher(Protocol):
-    """Seals objects. ``bound`` says what the object is and where it belongs: authenticated, not secret."""
+    """Seals objects. ``bound`` says what the object is and where it belongs: authenticated, not secret.
+
+    What xenolect binds ends with the object's id and a SHA-256, 32 bytes each: of the content where a
+    reader knows it before (chunks), else of the object's key.
+    """
 
     @property
     def id(self) -> str:
@@ -173,15 +180,79 @@ class Cipher(Protocol):
         ...
 
 
-class KeyProvider(Protocol):
-    """Gives the keys that wrap data keys."""
+class BufferCipher(Cipher, Protocol):
+    """A cipher that also works in its caller's memory: at 1 MiB, allocating costs more than AES."""
 
-    def current(self) -> tuple[str, Any]:
+    @property
+    def overhead(self) -> int:
+        """How many bytes longer than its content a sealed object is."""
+        ...
+
+    def seal_into(self, plain: Buffer, bound: bytes, target: memoryview) -> None:
+        """``seal`` into ``target``, which is ``overhead`` bytes longer than ``plain``."""
+        ...
+
+    def open_into(self, sealed: Buffer, bound: bytes, target: memoryview) -> None:
+        """``open`` into ``target``, which is ``overhead`` bytes shorter than ``sealed``; zeros in it
+        where that raises CorruptError."""
+        ...
+
+
+class EnvelopeCipher(Protocol):
+    """A cipher with a data key for each variant. Core keeps the keys, wrapped by a KeyProvider's, under
+    ``keys/``; the cipher decides what a key is and what is done with it."""
+
+    @property
+    def id(self) -> str:
+        """What is written into every object that its keys seal."""
+        ...
+
+    @property
+    def keys(self) -> KeyProvider:
+        """Who wraps the keys."""
+        ...
+
+    def new_key(self, draw: Callable[[int], bytes]) -> bytes:
+        """A new key; ``draw(n)`` gives n random bytes."""
+        ...
+
+    def object_id(self, id_key: bytes, digest: bytes) -> bytes:
+        """The id, 32 bytes, of what has this SHA-256: without the store's ``id_key`` it tells nothing."""
+        ...
+
+    def cipher(
+        self,
+        key_id: bytes,
+        key: bytes,
+        find: Callable[[bytes], bytes],
+        draw: Callable[[int], bytes],
+    ) -> Cipher:
+        """What seals with ``key``, whose id is 16 bytes, and opens with any key that ``find`` knows by
+        its id; ``find`` raises CorruptError for an id of no key."""
+        ...
+
+
+class Wrapper(Protocol):
+    """A key that wraps other keys."""
+
+    def wrap(self, key: bytes, bound: bytes) -> bytes:
+        """Encrypt a key; ``bound`` says which key of which store: authenticated, not secret."""
+        ...
+
+    def unwrap(self, wrapped: bytes, bound: bytes) -> bytes:
+        """The key; CorruptError where this was not wrapped so by this key."""
+        ...
+
+
+class KeyProvider(Protocol):
+    """Gives the keys that wrap data keys. UnavailableError where it can not be asked now."""
+
+    def current(self) -> tuple[str, Wrapper]:
         """The key id to wrap with now, and the wrapper."""
         ...
 
-    def get(self, key_id: str) -> Any:
-        """The wrapper of an older key id; NotFoundError."""
+    def get(self, key_id: str) -> Wrapper:
+        """The wrapper of a key id, the current one's or an older one's; NotFoundError."""
         ...
 
 

@@ -25,6 +25,7 @@ except ImportError as _error:
 # Before the kits are imported, so that a failing assert in them shows its values.
 pytest.register_assert_rewrite(
     "xenolect.testing.chunk_store",
+    "xenolect.testing.ciphers",
     "xenolect.testing.deciders",
     "xenolect.testing.index",
     "xenolect.testing.judges",
@@ -32,6 +33,7 @@ pytest.register_assert_rewrite(
 )
 
 from xenolect.testing.chunk_store import ChunkStoreTests  # noqa: E402
+from xenolect.testing.ciphers import CipherTests  # noqa: E402
 from xenolect.testing.deciders import RuleTests, SafeguardTests, ScorerTests  # noqa: E402
 from xenolect.testing.doubles import Clock, FaultyChunks, Heard  # noqa: E402
 from xenolect.testing.index import IndexTests  # noqa: E402
@@ -39,6 +41,7 @@ from xenolect.testing.judges import JudgeTests  # noqa: E402
 
 __all__ = [
     "ChunkStoreTests",
+    "CipherTests",
     "Clock",
     "FaultyChunks",
     "Heard",

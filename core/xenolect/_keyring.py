@@ -1,0 +1,291 @@
+"""The store's keys: made, wrapped, kept under ``keys/``, found again, wrapped anew.
+
+A *scope* is what one data key is for: ``variant/<id>``, or ``store`` for what belongs to no variant; the
+scope ``id`` has the key that names objects. The fact ``key`` of a scope names its data keys. Each is
+kept as ``keys/<kid>.<rev>.json``; all revisions change together when the wrapping key does, and the
+fact ``setting keys`` says which one is true.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from xenolect._codec import moment
+from xenolect._envelope import PLAIN
+from xenolect.errors import ConfigError, CorruptError, NotFoundError
+from xenolect.facts import Change, Put, canonical
+
+if TYPE_CHECKING:
+    from xenolect._states import Door
+    from xenolect.interfaces import Cipher, EnvelopeCipher, Wrapper
+
+__all__ = ["FOLDER", "IDS", "KEY", "STORE", "Keyring", "Wrapped", "kids_of", "scope_of"]
+
+FOLDER = "keys/"
+KEY = "key"
+"""The kind of the facts that name a scope's keys."""
+IDS, STORE = "id", "store"
+FORMAT = 2
+
+
+class Wrapped(NamedTuple):
+    """A key as it is kept: the object's key and its document."""
+
+    name: str
+    document: Mapping[str, Any]
+
+    @property
+    def kid(self) -> str:
+        """Its id in hex."""
+        return str(self.document["id"])
+
+    @property
+    def kek(self) -> str:
+        """The id of the key that wraps it."""
+        return str(self.document["kek"])
+
+    @property
+    def rev(self) -> int:
+        """How often it was wrapped."""
+        return int(self.document["rev"])
+
+
+class Keyring:
+    """Gives ciphers for scopes. Unwrapped keys stay in memory, and are forgotten once shredded.
+
+    No lock: two threads that need a new key make two, and the commit decides which one is true.
+    """
+
+    def __init__(self, door: Door, identity: Callable[[], bytes]) -> None:
+        self._door = door
+        self._identity = identity
+        self._suite: EnvelopeCipher | None = (
+            cast("EnvelopeCipher", door.cipher) if hasattr(door.cipher, "new_key") else None
+        )
+        self._plain = cast("Cipher", door.cipher)  # where it has no keys of its own to keep
+        self._known: dict[str, tuple[str, bytes]] = {}  # kid -> its scope, the key
+        self._sealers: dict[str, tuple[str, Cipher]] = {}  # scope -> kid, cipher
+
+    @property
+    def suite(self) -> EnvelopeCipher | None:
+        """The configured cipher, where it has keys that are kept here."""
+        return self._suite
+
+    # -- ciphers ----------------------------------------------------------------------------------
+
+    def sealer(self, variant_id: str) -> Cipher:
+        """What seals for a variant, or for the store (``""``); its key is made where there is none."""
+        if self._suite is None:
+            return self._plain
+        scope = scope_of(variant_id)
+        kid = self._current(scope) or self._make(scope)
+        found = self._sealers.get(scope)
+        if found is None or found[0] != kid:
+            key = self._key(kid)
+            cipher = self._suite.cipher(bytes.fromhex(kid), key, self._find, os.urandom)
+            found = self._sealers[scope] = (kid, cipher)
+        return found[1]
+
+    def ready(self, variant_id: str) -> None:
+        """Make what sealing for a variant needs, so that it is there before threads begin."""
+        self.sealer(variant_id)
+        self.object_id(bytes(32))
+
+    def opener(self) -> Cipher:
+        """What opens anything that a key of this store has sealed."""
+        if self._suite is None:
+            return self._plain
+        return self._suite.cipher(b"", b"", self._find, os.urandom)
+
+    def object_id(self, digest: bytes) -> bytes:
+        """The id of what has this digest: the digest itself where no cipher keeps it secret."""
+        if self._suite is None:
+            return digest if self._plain.id == PLAIN else bytes(len(digest))
+        kid = self._current(IDS) or self._make(IDS)
+        return self._suite.object_id(self._key(kid), digest)
+
+    # -- keys -------------------------------------------------------------------------------------
+
+    def _current(self, scope: str) -> str | None:
+        """The id of the key that seals for a scope now, in hex."""
+        fact = self._door.fact(KEY, scope)
+        return None if fact is None or fact.value is None else fact.value["id"]
+
+    def _find(self, key_id: bytes) -> bytes:
+        """Any of the store's keys by its id; CorruptError."""
+        return self._key(key_id.hex())
+
+    def _key(self, kid: str) -> bytes:
+        found = self._known.get(kid)
+        if found is None:
+            wrapped = self.wrapped(kid)
+            found = (str(wrapped.document["scope"]), self.unwrap(wrapped))
+        scope, key = found
+        fact = self._door.fact(KEY, scope)
+        if fact is not None and fact.value is not None and kid in fact.value["shredded"]:
+            self.forget([kid])
+            raise CorruptError(
+                f"its key was shredded on {fact.value['at']}: nothing can read it any more", key=kid
+            )
+        self._known[kid] = found
+        return key
+
+    def _make(self, scope: str) -> str:
+        """Make a scope's key, or take the one that somebody else has just made; its id."""
+        assert self._suite is not None
+        door = self._door
+        for _ in range(32):
+            rev, kid = self.rev() or 1, os.urandom(16).hex()
+            key = self._suite.new_key(os.urandom)
+            at = moment(door.clock()).isoformat()
+            name = self.write(kid, rev, scope, at, key, *self._suite.keys.current())
+
+            def build(kid: str = kid, rev: int = rev) -> Sequence[Change]:
+                fact = door.fact(KEY, scope)
+                if self._current(scope) is not None or (self.rev() or 1) != rev:
+                    return ()  # somebody was first, or all keys are wrapped anew and this one is not
+                old = (fact.value if fact else None) or {"older": [], "shredded": []}
+                value = {**old, "format": FORMAT, "id": kid}
+                return [Put(KEY, scope, value, fact.version if fact else 0)]
+
+            door.commit_retrying(build, actor="keys")
+            made = self._current(scope)
+            if made == kid:
+                self._known[kid] = (scope, key)
+                return kid
+            door.chunks.delete(name)
+            if made is not None:
+                return made
+        raise ConfigError("the keys are wrapped anew faster than one can be made; try again")
+
+    # -- objects under keys/ ----------------------------------------------------------------------
+
+    def rev(self) -> int | None:
+        """The revision that is true; None before the first rotation."""
+        fact = self._door.fact("setting", "keys")
+        return None if fact is None or fact.value is None else int(fact.value["rev"])
+
+    def names(self, kid: str = "") -> list[str]:
+        """Every object of a key, or of all, newest revision last."""
+        return list(self._door.chunks.list(f"{FOLDER}{kid}"))
+
+    def wrapped(self, kid: str) -> Wrapped:
+        """A key as it is kept now; CorruptError."""
+        rev = self.rev() or 1
+        try:
+            return self._read(_name(kid, rev))
+        except NotFoundError:
+            pass
+        # An index that was rebuilt, or restored from a backup, may not know the newest revision.
+        for name in reversed(self.names(f"{kid}.")):
+            return self._read(name)
+        raise CorruptError(
+            f"there is no key {_name(kid, rev)}: put {FOLDER} back from a backup; without it, what the "
+            f"key seals can not be read",
+            key=_name(kid, rev),
+        )
+
+    def _read(self, name: str) -> Wrapped:
+        data = self._door.chunks.get(name)
+        try:
+            document = json.loads(data)
+            if canonical(document).encode() != data:
+                raise ValueError("not as it was written")
+            if document["format"] != FORMAT:
+                raise ConfigError(
+                    f"{name} has format {document['format']}, this release reads {FORMAT}; upgrade xenolect"
+                )
+            if name != _name(document["id"], document["rev"]):
+                raise ValueError("of another name")
+            for field in ("store", "scope", "cipher", "kek", "at", "wrapped"):
+                if not isinstance(document[field], str):
+                    raise TypeError(field)
+        except ConfigError:
+            raise
+        except (ValueError, TypeError, LookupError) as cause:
+            raise CorruptError(
+                f"{name} is damaged ({type(cause).__name__}); put a copy back", key=name, offset=0
+            ) from cause
+        return Wrapped(name, document)
+
+    def unwrap(self, wrapped: Wrapped) -> bytes:
+        """A key; ConfigError where the key that wraps it is not there any more, CorruptError."""
+        assert self._suite is not None
+        name, document = wrapped
+        if document["store"] != self._identity().hex():
+            raise CorruptError(f"{name} is a key of store {document['store']}", key=name, offset=0)
+        if document["cipher"] != self._suite.id:
+            raise ConfigError(
+                f"cipher: {name} is a key for {document['cipher']!r}, and {self._suite.id!r} is "
+                f'configured; set [cipher] use = "{document["cipher"]}" and its keys'
+            )
+        try:
+            wrapper = self._suite.keys.get(wrapped.kek)
+        except NotFoundError as cause:
+            raise ConfigError(
+                f"cipher.keys: {name} is wrapped with the key {wrapped.kek}, and it is not there: "
+                f"{cause}. Give it back, as one of `old`, and run `xenolect keys rotate` before it goes"
+            ) from cause
+        try:
+            sealed = base64.b64decode(document["wrapped"], validate=True)
+            return wrapper.unwrap(sealed, _bound(document))
+        except (CorruptError, ValueError) as cause:
+            raise CorruptError(
+                f"{name} is damaged, put a copy back: {cause}", key=name, offset=0
+            ) from cause
+
+    def write(
+        self, kid: str, rev: int, scope: str, at: str, key: bytes, kek: str, wrapper: Wrapper
+    ) -> str:
+        """Wrap a key and store it; where."""
+        assert self._suite is not None
+        document: dict[str, Any] = {
+            "format": FORMAT,
+            "store": self._identity().hex(),
+            "id": kid,
+            "rev": rev,
+            "scope": scope,
+            "cipher": self._suite.id,
+            "kek": kek,
+            "at": at,
+        }
+        document["wrapped"] = base64.b64encode(wrapper.wrap(key, _bound(document))).decode()
+        name = _name(kid, rev)
+        self._door.chunks.put(name, canonical(document).encode())
+        return name
+
+    # -- all of them ------------------------------------------------------------------------------
+
+    def scopes(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Every scope that has, or had, keys, and its fact."""
+        for (kind, scope), fact in sorted(self._door.facts.copy().items()):
+            if kind == KEY and fact.value is not None:
+                yield scope, fact.value
+
+    def forget(self, kids: Sequence[str]) -> None:
+        """Let go of keys that are shredded."""
+        for kid in kids:
+            self._known.pop(kid, None)
+
+
+def scope_of(variant_id: str) -> str:
+    """The scope of a variant's objects, or of those of none."""
+    return f"variant/{variant_id}" if variant_id else STORE
+
+
+def kids_of(value: Mapping[str, Any]) -> list[str]:
+    """The ids of a scope's keys that are not shredded, oldest first."""
+    return [*value["older"], *([value["id"]] if value["id"] else [])]
+
+
+def _name(kid: str, rev: int) -> str:
+    return f"{FOLDER}{kid}.{rev:08d}.json"
+
+
+def _bound(document: Mapping[str, Any]) -> bytes:
+    """All of a document but what is wrapped."""
+    return canonical({name: document[name] for name in document if name != "wrapped"}).encode()
