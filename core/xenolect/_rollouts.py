@@ -319,6 +319,19 @@ class Canaries:
             return canary.id not in mask.refused
         return self._runtime.refuses(canary, profile.context) is None
 
+    def serves(self, variant: ProtocolVariant, agent_id: str, session: str | None) -> bool:
+        """Can this agent know the variant from serving it: is it routed to it, or may it speak it?"""
+        if variant.status != S.ACTIVE:
+            rollout = self._rollouts.get(variant.id)
+            unit = None if rollout is None else rollout.unit(agent_id, session)
+            return (
+                rollout is not None
+                and unit is not None
+                and (rollout.inside(unit) and self._eligible(rollout, agent_id))
+            )
+        profile = self._selector.known(agent_id)
+        return profile is not None and self._runtime.refuses(variant, profile.context) is None
+
     def _prove(self, rollout: Rollout, evidence: Evidence, *, local: bool) -> None:
         """Harm is proved: shut the variant at once, commit right after."""
         if rollout.proved:

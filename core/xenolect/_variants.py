@@ -12,6 +12,7 @@ import attrs
 from xenolect._codec import moment, variant_to_json
 from xenolect._lifecycle import LIVE, check_transition
 from xenolect._runtime import Runtime
+from xenolect._schemas import check_content
 from xenolect._validate import check_id, check_name, normalise
 from xenolect.errors import (
     ConflictError,
@@ -113,6 +114,7 @@ class Variants:
             conflicts=conflicts or {},
             metadata=metadata or {},
         )
+        check_content(content["changes"], content["metadata"])
         variant = ProtocolVariant(
             id=variant_id,
             protocol=protocol,
@@ -194,6 +196,7 @@ class Variants:
             }[current.status]
             raise TransitionError(f"variant {current.id!r} is {current.status}; {verb}")
         updated = attrs.evolve(current, updated_at=moment(runtime.clock()), **checked)
+        check_content(updated.changes, updated.metadata)
         changes: Changes = []
         if current.status == S.ACTIVE and edited:
             changes.extend(self.proven(current, "before a forced update"))

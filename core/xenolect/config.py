@@ -108,8 +108,8 @@ class CustomMetric:
 
     A declared metric is a guardrail of every canary: with bounds it may be worse by ``margin`` (a share
     of the bounds), without bounds by ``ratio``. ``guard = false`` only records it. One value beyond
-    ``limit`` is a critical failure of the variant. ``resource_usage`` and ``throughput`` may be declared
-    like any other.
+    ``limit`` is a critical failure of the variant; where an agent reports it, the second agent's is.
+    ``resource_usage`` and ``throughput`` may be declared like any other.
     """
 
     direction: str = attrs.field(validator=one_of("lower", "higher"))

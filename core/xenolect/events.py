@@ -17,8 +17,10 @@ class Event:
 
     kind: ``variant.proposed|updated|testing|activated|deprecated|archived``, ``agent.registered|
     updated|removed``, ``canary.started|level|hold|resumed|suspended|recovering|paused|aborted``,
-    ``canary.alert``, ``variant.promoted``, ``variant.rolled_back``, ``breaker.changed``,
-    ``state.stored``, ``point.created``, ``mode.changed``, ``safe_mode.entered``. New kinds may come.
+    ``canary.alert``, ``canary.verdict`` (in mode observe), ``variant.promoted``, ``variant.rolled_back``,
+    ``variant.critical``, ``critical.reported`` (one agent says so), ``breaker.changed``,
+    ``state.stored``, ``point.created|restored``, ``mode.changed``, ``safe_mode.entered|left``. New
+    kinds may come.
     """
 
     kind: str

@@ -14,13 +14,14 @@ from xenolect._asking import Asking
 from xenolect._breaker_records import Ledger, Times
 from xenolect._breakers import Breakers
 from xenolect._call import Call, Receipt
+from xenolect._critical import Critical
 from xenolect._evidence import ENDED
+from xenolect._guarded_states import GuardedStates
 from xenolect._performance import Performance
-from xenolect._points import Points
+from xenolect._points import SERVED, Points
 from xenolect._rollouts import Canaries
 from xenolect._runtime import Runtime
 from xenolect._selection import MISSING, Selector
-from xenolect._states import States
 from xenolect._validate import check_name, failures_of
 from xenolect._variants import Variants
 from xenolect.config import Config, load
@@ -43,7 +44,6 @@ from xenolect.model import (
 __all__ = ["Call", "EmergenceManager", "Receipt", "open"]
 
 PROCESS_LEASE = 15.0
-SERVED = (VariantStatus.CANARY, VariantStatus.PAUSED, VariantStatus.ACTIVE)
 
 
 class EmergenceManager:
@@ -69,7 +69,7 @@ class EmergenceManager:
         )
         self.variants = Variants(runtime)
         self.agents = Agents(runtime)
-        self.states = States(runtime)
+        self.states = GuardedStates(runtime)
         self._selector = Selector(runtime, self._breakers)
         self._asking = Asking(runtime, self._breakers, self._selector)
         self.points = Points(runtime, self.variants, self.states, self._breakers)
@@ -77,6 +77,9 @@ class EmergenceManager:
         self.canaries = Canaries(
             runtime, self.variants, self.points, self._breakers, self._selector
         )
+        self._critical = Critical(runtime, self.points, self.canaries.serves)
+        self.states.damaged = self._critical.damaged
+        self.states.violated = self._critical.violated
         self._breakers.moved = self.canaries.breaker_moved
         self._breakers.gave_up = self.canaries.gave_up
         self._breakers.publish = runtime.publish
@@ -240,13 +243,22 @@ class EmergenceManager:
         latency_ms: float | None = None,
         session: str | None = None,
         custom: Mapping[str, float] | None = None,
+        critical: str | None = None,
     ) -> Receipt:
         """Report one operation of one agent. ``wait()`` on the result for its commit.
 
-        ``variant`` may be the Selection it was made with: then a permit returns with it.
+        ``variant`` may be the Selection it was made with: then a permit returns with it. A failure may
+        be ``critical``: "crash_on_load", "schema_violation" or "corrupt_state"; the second registered
+        agent that says so takes the variant back.
         """
         if not isinstance(success, (bool, int)) or success not in (0, 1):
             raise InvalidMetricsError(f"success must be True or False, got {success!r}")
+        if critical is not None:
+            self._critical.check(critical)
+            if success:
+                raise InvalidMetricsError(
+                    f"an operation that succeeded is not critical={critical!r}"
+                )
         metrics = PerformanceMetrics(1.0 if success else 0.0, latency_ms, custom=custom or {})
         name = agent_id.id if isinstance(agent_id, Agent) else agent_id
         if isinstance(agent_id, Agent):
@@ -255,7 +267,8 @@ class EmergenceManager:
         if isinstance(variant, Selection):
             permit = variant.permit
             session = session if session is not None else variant.session
-        return self._record(variant, metrics, check_name(name, "agent id"), session, False, permit)
+        agent = check_name(name, "agent id")
+        return self._record(variant, metrics, agent, session, False, permit, critical)
 
     def call(
         self, agent: Agent | str, protocol: str = "default", session: str | None = None
@@ -293,6 +306,7 @@ class EmergenceManager:
         session: str | None,
         durable: bool,
         permit: Any,
+        critical: str | None = None,
     ) -> Receipt:
         runtime = self._runtime
         failures = self._checked(metrics)
@@ -319,6 +333,9 @@ class EmergenceManager:
             self._breakers.outcome(
                 current.id, metrics.count - failures, failures, permit, metrics.latency_ms
             )
+            self._critical.measured(current, metrics, agent_id, session)
+            if critical is not None and agent_id is not None:
+                self._critical.report(current, critical, agent_id, session)
         runtime.after_record()
         if durable:
             runtime.flush()
