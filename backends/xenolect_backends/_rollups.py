@@ -7,9 +7,9 @@ import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
+from xenolect.cas import check_cursor
 from xenolect.errors import InvalidError
 from xenolect.facts import Rollup, Window, canonical
-from xenolect_backends._cas import check_cursor
 
 __all__ = ["NEXT", "ROLLED", "ROLLUPS", "as_text", "forget", "put", "rollup_of", "window_of"]
 

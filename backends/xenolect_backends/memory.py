@@ -13,6 +13,14 @@ from typing import Any
 
 import attrs
 
+from xenolect.cas import (
+    check_after,
+    check_change,
+    check_cursor,
+    check_text,
+    moment,
+    prepare,
+)
 from xenolect.errors import (
     CorruptError,
     DuplicateError,
@@ -37,14 +45,6 @@ from xenolect.facts import (
 )
 from xenolect.interfaces import Buffer
 from xenolect.objects import as_bytes, check_key, check_prefix, check_range
-from xenolect_backends._cas import (
-    check_after,
-    check_change,
-    check_cursor,
-    check_text,
-    moment,
-    prepare,
-)
 
 __all__ = ["MemoryChunks", "MemoryIndex"]
 

@@ -14,6 +14,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from xenolect.cas import (
+    check_after,
+    check_change,
+    check_text,
+    checked_entries,
+    checked_value,
+    moment,
+    prepare,
+)
 from xenolect.errors import CorruptError, StorageError
 from xenolect.facts import (
     GENESIS,
@@ -26,13 +35,11 @@ from xenolect.facts import (
     Rollup,
     Window,
     canonical,
-    change_from_json,
     change_to_json,
     digest_entry_text,
     digest_fact_text,
 )
 from xenolect.units import Seconds
-from xenolect_backends._cas import check_after, check_change, check_text, moment, prepare
 from xenolect_backends._connections import FOREIGN, Connections, raise_translated
 from xenolect_backends._rollups import (
     NEXT,
@@ -158,7 +165,7 @@ class SqliteIndex:
         finally:
             connections.give_back(db)
         facts = tuple(
-            Fact(kind, key, version, _checked(kind, key, version, text, stored))
+            Fact(kind, key, version, checked_value(kind, key, version, text, stored))
             for kind, key, version, text, stored in rows
         )
         return Contents(revision, digest, facts)
@@ -166,7 +173,7 @@ class SqliteIndex:
     def get(self, kind: str, key: str) -> Any | None:
         """The value of one fact as of now, or None; CorruptError when it fails its digest."""
         row = self._one(_FACT, (kind, key))
-        return None if row is None else _checked(kind, key, *row)
+        return None if row is None else checked_value(kind, key, *row)
 
     def changes(self, after: int) -> Sequence[Entry]:
         """The journal after a revision, digests checked; 3 us when nothing was committed since."""
@@ -204,7 +211,7 @@ class SqliteIndex:
                 f"from a backup",
                 key=f"journal/{after}",
             )
-        return _entries(rows, after)
+        return checked_entries(rows, after)
 
     # -- measurements -----------------------------------------------------------------------------
 
@@ -340,53 +347,6 @@ class SqliteIndex:
                 connections.give_back(db)
         except FOREIGN as error:
             raise_translated(error, self.path)
-
-
-def _checked(kind: str, key: str, version: int, text: str | None, stored: str) -> Any:
-    found = digest_fact_text(kind, key, version, "null" if text is None else text)
-    if found != stored:
-        raise CorruptError(
-            f"{kind} {key!r} at version {version} is not what was written; restore the index "
-            f"from a backup",
-            key=f"{kind}/{key}",
-            expected=stored,
-            found=found,
-        )
-    return None if text is None else json.loads(text)
-
-
-def _entries(rows: list[tuple[int, str, str, float, str, str]], after: int) -> list[Entry]:
-    """Rows of the journal from ``after`` on as entries, each following from the one before."""
-    previous = GENESIS
-    if after:
-        previous = rows[0][5]
-        rows = rows[1:]
-    entries = []
-    for wanted, (revision, stored, actor, at, text, digest) in enumerate(rows, after + 1):
-        if revision != wanted or stored != previous:
-            raise CorruptError(
-                f"journal entry {wanted} is missing or does not follow from the one before; restore "
-                f"the index from a backup",
-                key=f"journal/{wanted}",
-                expected=previous,
-                found=stored,
-            )
-        try:
-            changes = tuple(map(change_from_json, json.loads(text)))
-            found = digest_entry_text(previous, revision, at, actor, text)
-        except (ValueError, KeyError, TypeError):
-            found = "unreadable"
-        if found != digest:
-            raise CorruptError(
-                f"journal entry {revision} is not what was written; restore the index "
-                f"from a backup",
-                key=f"journal/{revision}",
-                expected=digest,
-                found=found,
-            )
-        entries.append(Entry(revision, at, actor, changes, previous, digest))
-        previous = digest
-    return entries
 
 
 def _observation_row(each: Observation) -> tuple[Any, ...]:

@@ -1,13 +1,25 @@
-"""Compare-and-swap: what a change needs of the fact as it is, the same for every bundled index."""
+"""Compare-and-swap: what a change needs of the fact as it is, and whether what was read is what was
+written. The same for every index, so that an author of one writes only how it stores.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 from collections.abc import Sequence
+from typing import Any
 
-from xenolect.errors import ConflictError, DuplicateError, InvalidError
-from xenolect.facts import Change, Put, canonical
+from xenolect.errors import ConflictError, CorruptError, DuplicateError, InvalidError
+from xenolect.facts import (
+    GENESIS,
+    Change,
+    Entry,
+    Put,
+    canonical,
+    change_from_json,
+    digest_entry_text,
+    digest_fact_text,
+)
 
 __all__ = [
     "Prepared",
@@ -15,6 +27,8 @@ __all__ = [
     "check_change",
     "check_cursor",
     "check_text",
+    "checked_entries",
+    "checked_value",
     "moment",
     "prepare",
 ]
@@ -129,3 +143,57 @@ def check_cursor(since: int, found: int) -> None:
             expected=since,
             found=found,
         )
+
+
+def checked_value(kind: str, key: str, version: int, text: str | None, stored: str) -> Any:
+    """The value of a stored fact (text None: a tombstone); CorruptError when it fails its digest."""
+    found = digest_fact_text(kind, key, version, "null" if text is None else text)
+    if found != stored:
+        raise CorruptError(
+            f"{kind} {key!r} at version {version} is not what was written; restore the index "
+            f"from a backup",
+            key=f"{kind}/{key}",
+            expected=stored,
+            found=found,
+        )
+    return None if text is None else json.loads(text)
+
+
+def checked_entries(
+    rows: Sequence[tuple[int, str, str, float, str, str]], after: int
+) -> list[Entry]:
+    """Rows of the journal (revision, previous, actor, at, changes, digest) as entries.
+
+    They start with the row of ``after``, unless that is 0; each must follow from the one before, and
+    be what was written: CorruptError.
+    """
+    previous = GENESIS
+    if after:
+        previous = rows[0][5]
+        rows = rows[1:]
+    entries = []
+    for wanted, (revision, stored, actor, at, text, digest) in enumerate(rows, after + 1):
+        if revision != wanted or stored != previous:
+            raise CorruptError(
+                f"journal entry {wanted} is missing or does not follow from the one before; restore "
+                f"the index from a backup",
+                key=f"journal/{wanted}",
+                expected=previous,
+                found=stored,
+            )
+        try:
+            changes = tuple(map(change_from_json, json.loads(text)))
+            found = digest_entry_text(previous, revision, at, actor, text)
+        except (ValueError, KeyError, TypeError):
+            found = "unreadable"
+        if found != digest:
+            raise CorruptError(
+                f"journal entry {revision} is not what was written; restore the index "
+                f"from a backup",
+                key=f"journal/{revision}",
+                expected=digest,
+                found=found,
+            )
+        entries.append(Entry(revision, at, actor, changes, previous, digest))
+        previous = digest
+    return entries
