@@ -41,7 +41,15 @@ def install(session: nox.Session, *, contrib: bool, extras: str = "testing") -> 
     if contrib:
         for source in CONTRIB:
             # xenolect is there already, so pip takes this one and not a stranger of the same name.
-            session.install(str(wheel(session, source)))
+            session.install(str(wheel(session, source)), *test_group(source))
+
+
+def test_group(source: Path) -> list[str]:
+    """What the tests of a contrib distribution need beside it: its own group "test"."""
+    project = nox.project.load_toml(source / "pyproject.toml")
+    if "test" not in project.get("dependency-groups", {}):
+        return []
+    return list(nox.project.dependency_groups(project, "test"))
 
 
 def run_tests(session: nox.Session, *arguments: str) -> None:

@@ -1,0 +1,176 @@
+"""The index through the kit, with two processes, and with a server that goes away."""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from xenolect_postgres import PostgresOptions
+from xenolect_postgres.index import PostgresIndex
+
+from xenolect import EmergenceManager
+from xenolect.errors import ConfigError, CorruptError, InvalidError, UnavailableError
+from xenolect.facts import Put
+from xenolect.testing import IndexTests
+
+
+def schema_of(place: Path) -> str:
+    """A schema of its own for each place."""
+    return "x" + hashlib.sha256(str(place).encode()).hexdigest()[:20]
+
+
+class TestPostgres(IndexTests):
+    """It keeps every promise of an index."""
+
+    examples = 5
+    rounds = 10
+
+    @pytest.fixture(autouse=True)
+    def _server(self, server: str) -> None:
+        type(self).url = server
+
+    url = ""
+
+    def make(self, place: Path) -> PostgresIndex:
+        """A schema for the place."""
+        return PostgresIndex(PostgresOptions(self.url, schema=schema_of(place)))
+
+
+@pytest.fixture
+def index(server: str, tmp_path: Path) -> Any:
+    """An index of this test alone."""
+    made = PostgresIndex(PostgresOptions(server, schema=schema_of(tmp_path)))
+    yield made
+    made.close()
+
+
+def _opened(server: str, tmp_path: Path) -> EmergenceManager:
+    return EmergenceManager.open(
+        tmp_path / "store",
+        index={"use": "postgres", "url": server, "schema": schema_of(tmp_path)},
+        background=False,
+    )
+
+
+def test_two_managers_share_it(server: str, tmp_path: Path) -> None:
+    """What one commits the other has after its next tick; rolled back means rolled back."""
+    with _opened(server, tmp_path) as one, _opened(server, tmp_path) as two:
+        one.variants.activate(one.variants.propose("plain", {"wire": "json"}, id="json"))
+        zstd = one.variants.propose("zstd", {"wire": "zstd"}, id="zstd")
+        one.variants.activate(zstd, force=True)
+        one.states.put("zstd", {"window": 1})
+        two.tick()
+        assert two.variants.get("zstd").status == "active"
+        assert two.states.get("zstd") == {"window": 1}
+        two.rollback("zstd", reason="ticket 7")
+        one.tick()
+        assert one.variants.get("zstd").status == "rolled_back"
+        assert one.status()["parts"]["index"] == "postgres"
+
+
+def _child(index: PostgresIndex) -> None:
+    index.commit([Put("v", "child", 1, 0)], actor="child", at=0)
+
+
+def test_a_forked_process_connects_anew(index: PostgresIndex) -> None:
+    """The child commits on a connection of its own; the parent's goes on."""
+    index.commit([Put("v", "parent", 1, 0)], actor="parent", at=0)
+    process = multiprocessing.get_context("fork").Process(target=_child, args=(index,))
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert index.commit([Put("v", "parent", 2, 1)], actor="parent", at=0) == 3
+    assert [entry.actor for entry in index.changes(0)] == ["parent", "child", "parent"]
+
+
+def test_an_edited_row_is_found(index: PostgresIndex, server: str, tmp_path: Path) -> None:
+    """Facts and journal are checked against their digests when they are read."""
+    index.commit([Put("v", "a", {"x": 1}, 0)], actor="", at=0)
+    with psycopg.connect(server) as db:
+        schema = schema_of(tmp_path)
+        db.execute(f"UPDATE {schema}.facts SET value = '{{\"x\":2}}'")
+    with pytest.raises(CorruptError, match="v 'a' at version 1 is not what was written"):
+        index.load()
+    with psycopg.connect(server) as db:
+        db.execute(f"UPDATE {schema}.journal SET actor = 'somebody'")
+    with pytest.raises(CorruptError, match="journal entry 1 is not what was written"):
+        index.changes(0)
+
+
+def test_connections_that_were_cut_are_replaced(index: PostgresIndex, server: str) -> None:
+    """The server ends every connection; the next call works, and nothing is lost."""
+    index.commit([Put("v", "a", 1, 0)], actor="", at=0)
+    with psycopg.connect(server, autocommit=True) as db:
+        db.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE application_name = 'xenolect' AND pid != pg_backend_pid()"
+        )
+    assert index.commit([Put("v", "a", 2, 1)], actor="", at=0) == 2
+    assert index.get("v", "a") == 2
+
+
+def test_a_lost_answer_is_looked_up(
+    index: PostgresIndex, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection breaks after the commit came through, then before: only the second one failed."""
+    inner = index._connections.transaction
+
+    def breaking(cut: Callable[[Any], None]) -> Any:
+        from contextlib import contextmanager
+
+        @contextmanager
+        def through(**how: Any) -> Any:
+            with inner(**how) as db:
+                yield db
+                cut(db)
+            raise UnavailableError("the answer was lost")
+
+        return through
+
+    monkeypatch.setattr(index._connections, "transaction", breaking(lambda db: None))
+    assert index.commit([Put("v", "a", 1, 0)], actor="", at=0) == 1
+    monkeypatch.setattr(
+        index._connections, "transaction", breaking(lambda db: db.execute("ROLLBACK"))
+    )
+    with pytest.raises(UnavailableError, match="the answer was lost"):
+        index.commit([Put("v", "a", 2, 1)], actor="", at=0)
+    monkeypatch.undo()
+    assert index.get("v", "a") == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"url": "nonsense"}, ConfigError, "url is no PostgreSQL address"),
+        ({"url": "postgresql://127.0.0.1:1/none"}, UnavailableError, "does not answer"),
+        ({"schema": "x; drop"}, ValueError, "schema must be letters"),
+    ],
+)
+def test_wrong_settings_are_named(
+    server: str, settings: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    """Each says what is wrong with it."""
+    with pytest.raises(error, match=words):
+        PostgresIndex(PostgresOptions(**{"url": server, **settings}))
+
+
+def test_a_newer_major_is_refused(server: str, tmp_path: Path) -> None:
+    """Untouched, with what to do."""
+    schema = schema_of(tmp_path)
+    PostgresIndex(PostgresOptions(server, schema=schema)).close()
+    with psycopg.connect(server) as db:
+        db.execute(f"UPDATE {schema}.meta SET value = '2.0'")
+    with pytest.raises(ConfigError, match=r"has version 2\.0.*upgrade xenolect-postgres"):
+        PostgresIndex(PostgresOptions(server, schema=schema))
+
+
+def test_a_text_that_postgresql_can_not_hold(index: PostgresIndex) -> None:
+    """A zero byte in a key: refused, and the index works on."""
+    with pytest.raises(InvalidError, match="nothing was changed"):
+        index.commit([Put("v", "a\x00b", 1, 0)], actor="", at=0)
+    assert index.commit([Put("v", "ab", 1, 0)], actor="", at=0) == 1
