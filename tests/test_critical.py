@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from tests.fleets import fleet, json_and_zstd
 
 from xenolect import (
@@ -23,10 +20,8 @@ from xenolect import (
     InvalidMetricsError,
     PerformanceMetrics,
     VariantStatus,
-    hookimpl,
 )
 from xenolect.errors import InvalidVariantError
-from xenolect.hookspecs import Offer, offer
 from xenolect.testing import Clock, Heard
 
 Opened = Callable[..., EmergenceManager]
@@ -382,42 +377,19 @@ def verify_point(manager: EmergenceManager, variant: str) -> None:
     manager.points.verify(manager.points.create(variant))
 
 
-class Sealed:
-    """AES-GCM under a fixed key: enough to fail as a cipher does."""
-
-    id = "sealed"
-    key = bytes(32)
-
-    def seal(self, plain: Any, bound: bytes) -> bytes:
-        """Encrypt and authenticate."""
-        nonce = os.urandom(12)
-        return nonce + AESGCM(self.key).encrypt(nonce, bytes(plain), bound)
-
-    def open(self, sealed: Any, bound: bytes) -> bytes:
-        """Check and decrypt."""
-        data = bytes(sealed)
-        try:
-            return AESGCM(self.key).decrypt(data[:12], data[12:], bound)
-        except InvalidTag as error:
-            raise CorruptError("the tag does not match") from error
-
-    @hookimpl
-    def xenolect_encryption(self) -> Iterable[Offer[Any]]:
-        """Offer itself."""
-        yield offer("sealed", lambda: self)
-
-
 READS = [read_get, read_open, read_into, verify_point]
 
 
 @pytest.mark.parametrize("read", READS)
-@pytest.mark.parametrize("cipher", ["none", "sealed"])
+@pytest.mark.parametrize("cipher", ["none", "aes-gcm"])
 def test_damage_found_by_reading_takes_the_variant_back(
-    opened: Opened, read: Callable[..., None], cipher: str
+    opened: Opened, read: Callable[..., None], cipher: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The state of a served variant that is not what was written, or can not be decrypted: the older,
     intact one is back, and the reader has the error."""
-    manager = opened(cipher=cipher, plugins=[Sealed()], state={"cache_size": 0})
+    monkeypatch.setenv("TEST_KEY", "17" * 32)
+    keys = {} if cipher == "none" else {"keys": {"env": "TEST_KEY"}}
+    manager = opened(cipher={"use": cipher, **keys}, state={"cache_size": 0})
     names = fleet(manager)
     _, zstd = json_and_zstd(manager)
     manager.states.put(zstd, {"window": 1})
