@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import attrs
@@ -37,6 +38,7 @@ log = logging.getLogger("xenolect.safeguards")
 Changes = list[Change]
 PointList = list[RollbackPoint]
 Stored = list[tuple[str, Any]]
+HOUR = 3600.0
 DEEP = 8 * 1024 * 1024  # up to this size a rollback re-reads the whole state, above it the manifest
 
 
@@ -50,6 +52,7 @@ class Kept:
         self._by_variant: dict[str, dict[int, Any]] = {}  # None: the number was used and is gone
         self._skip: dict[str, int] = {}  # numbers whose objects nobody refers to
         self._gone: list[str] = []  # objects of points that were pruned
+        self._retired_at = float("-inf")
         runtime.appliers["point"] = self._apply
         variants.proven = self.proven
 
@@ -148,20 +151,30 @@ class Kept:
 
     # -- pruning ----------------------------------------------------------------------------------
 
-    def prune(self, variant_id: str) -> Changes:
-        """What must go, by number or age, when one more point is kept."""
+    def prune(self, variant_id: str, coming: int = 1) -> Changes:
+        """What must go, by number or age, when ``coming`` more points are kept."""
         rules = self._runtime.config.rollback
         points = self._facts(variant_id)
         pins = self._pins(variant_id)
         oldest = self._runtime.clock() - rules.retention
         loose = [(key, value) for key, value in points if _id(value) not in pins]
-        excess = max(0, len(points) + 1 - rules.max_points)
+        excess = max(0, len(points) + coming - rules.max_points)
         return [
             Drop("point", key)
             for i, (key, value) in enumerate(loose)
             if i < excess
             or point_from_json(value["manifest"]["point"]).created_at.timestamp() < oldest
         ]
+
+    def retire(self, now: float) -> None:
+        """Let go of points that are too old, and of their objects; looks once an hour."""
+        if now - self._retired_at < HOUR:
+            return
+        self._retired_at = now
+        for variant_id in list(self._by_variant):
+            if self.prune(variant_id, 0):
+                self._runtime.commit_retrying(partial(self.prune, variant_id, 0), actor="retention")
+        self._sweep()
 
     def _pins(self, variant_id: str) -> set[str]:
         """The points that are never pruned."""

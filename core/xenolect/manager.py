@@ -407,6 +407,8 @@ class EmergenceManager:
         self._breakers.tick()
         self._runtime.performance.decay(now)
         self.canaries.tick(now)
+        if self._serving:
+            self.points.retire(now)
 
     _renewed = float("-inf")
 
