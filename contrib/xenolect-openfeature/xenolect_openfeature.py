@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from openfeature.evaluation_context import EvaluationContext
@@ -42,6 +43,7 @@ _REASONS = {
     "default": Reason.DEFAULT,
 }  # any other choice was made for this agent: TARGETING_MATCH
 _CHANGED = ("variant.", "canary.", "mode.", "safe_mode.", "breaker.")
+_READABLE = (bool, int, float, str, list, tuple, Mapping, datetime)  # any other is no capability
 _OF_THE_CONTEXT = ("version", "platform", "preferences", "session")  # any other is a capability
 
 
@@ -236,7 +238,11 @@ class XenolectProvider(AbstractProvider):
             pass
         preferences = given.get("preferences")
         described = AgentContext(
-            {name: value for name, value in given.items() if name not in _OF_THE_CONTEXT},
+            {
+                name: value.isoformat() if isinstance(value, datetime) else value
+                for name, value in given.items()
+                if name not in _OF_THE_CONTEXT and isinstance(value, _READABLE)
+            },
             preferences=preferences if isinstance(preferences, Mapping) else {},
             version=str(given.get("version", "")),
             platform=str(given.get("platform", "")),
