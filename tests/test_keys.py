@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from xenolect import ConfigError, CorruptError, NotFoundError
+from xenolect import ConfigError, CorruptError, InvalidError, NotFoundError, TransitionError
 from xenolect_backends.local_keys import EnvKeys, FileKeys, LocalWrapper
 
 FIRST, SECOND = bytes(range(32)), bytes(range(1, 33))
@@ -207,3 +207,438 @@ def test_a_cipher_can_be_had_later(opened, keys, tmp_path):
         ConfigError, match=r"is sealed with \'aes-gcm\', and \'none\' is configured; set"
     ):
         plain.states.get("v")
+
+
+# -- rotating -----------------------------------------------------------------------------------------
+
+OLD = sealed(env="FIRST_KEY")
+BOTH = sealed(env="SECOND_KEY", old=[{"env": "FIRST_KEY"}])
+NEW = sealed(env="SECOND_KEY")
+
+
+class Killed(BaseException):
+    """The process is gone: nobody catches this, and nothing works afterwards."""
+
+
+@pytest.fixture
+def shared(opened, request):
+    """Open one store in memory, as several processes do."""
+    name = request.node.name
+    parts = {"index": {"use": "memory", "name": name}, "chunks": {"use": "memory", "name": name}}
+    return lambda **given: opened("memory://", **parts, **given)
+
+
+def fill(manager):
+    """Two variants, two versions and a point."""
+    for name in ("v", "w"):
+        manager.variants.propose(name, {}, id=name)
+        manager.states.put(name, SECRET)
+    manager.states.put("v", SECRET * 2)
+    manager.points.create("v")
+
+
+def whole(manager):
+    """Everything reads as it was filled."""
+    assert manager.states.get("v") == SECRET * 2
+    assert manager.states.get("v", version=1) == manager.states.get("w") == SECRET
+    assert manager.points.verify("v@1").variant_id == "v"
+    return True
+
+
+def key_objects(manager):
+    """What lies under ``keys/``."""
+    return list(manager._runtime.chunks.list("keys/"))
+
+
+def test_rotating_wraps_every_key_and_touches_no_object(shared, keys):
+    """The former key is needed before, and not after; every object outside ``keys/`` is byte for byte
+    the same; doing it again changes nothing; the journal says who did it."""
+    fill(shared(**OLD))
+    manager = shared(**BOTH)
+    chunks = manager._runtime.chunks
+    before = {key: chunks.get(key) for key in chunks.list("variants/")}
+    old, new = EnvKeys("FIRST_KEY").current()[0], EnvKeys("SECOND_KEY").current()[0]
+
+    look = manager.keys.rotate(dry_run=True)
+    assert (look.wrapped, look.keys, look.kek, look.removed) == (3, 3, new, ())
+    assert {info.kek for info in manager.keys.list()} == {old}
+    seen = []
+    done = manager.keys.rotate(progress=lambda n, total: seen.append((n, total)))
+    assert (done.wrapped, done.keys, len(done.removed)) == (3, 3, 3)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert {(i.kek, i.revision, i.problem) for i in manager.keys.list()} == {(new, 2, "")}
+    assert all(key.endswith(".00000002.json") for key in key_objects(manager))
+    assert {key: chunks.get(key) for key in chunks.list("variants/")} == before
+    assert manager.keys.rotate().wrapped == 0
+    assert manager.decisions.list(newest=True, limit=1)[0].actor == "keys rotate"
+
+    after = shared(**NEW)
+    assert whole(after)
+    after.states.put("w", b"more")
+    with pytest.raises(ConfigError, match="Give it back, as one of `old`"):
+        shared(**OLD).states.get("w")
+
+
+def test_the_old_key_may_not_go_before(shared, keys):
+    """With the new one alone nothing is rotated, and nothing is changed."""
+    fill(shared(**OLD))
+    early = shared(**NEW)
+    with pytest.raises(ConfigError, match="run `xenolect keys rotate` before it goes"):
+        early.keys.rotate()
+    assert {bool(info.problem) for info in early.keys.list()} == {True}
+    assert whole(shared(**OLD))
+
+
+def test_a_key_made_while_others_are_rotated_is_wrapped_too(shared, keys):
+    """A variant that gets its first state between the reading and the commit; and one whose key was
+    written but not yet committed then."""
+    fill(shared(**OLD))
+    rotating, writing = shared(**BOTH), shared(**OLD)
+    commit, made = rotating.keys._commit_rotation, []
+
+    def late(*arguments):
+        if not made:
+            made.append(writing.variants.propose("x", {}, id="x"))
+            writing.states.put("x", SECRET)
+        commit(*arguments)
+
+    rotating.keys._commit_rotation = late
+    assert rotating.keys.rotate().keys == 4
+    after = shared(**NEW)
+    assert whole(after)
+    assert after.states.get("x") == SECRET
+
+    ring, write = writing.states.objects.keys, writing.states.objects.keys.write
+    writing.variants.propose("y", {}, id="y")
+
+    def overtaken(*arguments):
+        name = write(*arguments)
+        ring.write = write
+        shared(**sealed(env="FIRST_KEY", old=[{"env": "SECOND_KEY"}])).keys.rotate()
+        return name
+
+    ring.write = overtaken
+    writing.states.put("y", SECRET)
+    assert shared(**OLD).states.get("y") == SECRET
+    assert {info.problem for info in shared(**OLD).keys.list()} == {""}
+
+
+def dying(manager, fail_at, after=False):
+    """The manager's process dies at its ``fail_at``-th call to the store or the index."""
+    runtime = manager._runtime
+    calls = []
+
+    def wrap(owner, name):
+        inner = getattr(owner, name)
+
+        def call(*arguments, **keywords):
+            if len(calls) >= fail_at:
+                raise Killed
+            calls.append(name)
+            last = len(calls) == fail_at
+            if last and not after:
+                raise Killed
+            answer = inner(*arguments, **keywords)
+            if last:
+                raise Killed
+            return answer
+
+        return call
+
+    class Dying:
+        def __init__(self, inner, names):
+            self.inner = inner
+            for name in names:
+                setattr(self, name, wrap(inner, name))
+
+        def __getattr__(self, name):
+            return getattr(self.inner, name)
+
+    runtime.chunks = Dying(runtime.chunks, ("put", "get", "get_range", "delete", "list"))
+    runtime.index = Dying(runtime.index, ("commit",))
+    return manager
+
+
+def abandon(manager):
+    """Nothing more comes from a process that is gone."""
+    manager._runtime.closed = True
+
+
+EVERY = pytest.mark.parametrize("stride", [4, pytest.param(1, marks=pytest.mark.slow)])
+
+
+@EVERY
+@pytest.mark.parametrize("after", [False, True])
+def test_rotating_may_die_at_any_call(opened, keys, after, stride):
+    """Before or after each call: all is read with the old key, or all with the new one, never some with
+    this and some with that; running it again finishes, and leaves nothing."""
+    seen = set()
+    for fail_at in range(1 + after, 100, stride):
+        name = f"rotate-{after}-{stride}-{fail_at}"
+        parts = {
+            "index": {"use": "memory", "name": name},
+            "chunks": {"use": "memory", "name": name},
+        }
+        fill(opened(**parts, **OLD))
+        manager = dying(opened(**parts, **BOTH), fail_at, after)
+        try:
+            manager.keys.rotate()
+        except Killed:
+            abandon(manager)
+        else:
+            break
+        works = set()
+        for which, settings in (("old", OLD), ("new", NEW)):
+            try:
+                works |= {which} if whole(opened(**parts, **settings)) else set()
+            except ConfigError:
+                pass
+        assert len(works) == 1
+        seen |= works
+        again = opened(**parts, **BOTH)
+        assert whole(again)
+        again.keys.rotate()
+        assert len(key_objects(again)) == 3
+        assert whole(opened(**parts, **NEW))
+    else:
+        pytest.fail("the scenario never ends")
+    assert fail_at > 10
+    assert seen == {"old", "new"}
+
+
+# -- new data keys ------------------------------------------------------------------------------------
+
+
+def seals(manager, variant):
+    """The ids of the keys that seal the newest state's chunks."""
+    version = manager.states.heads.head(variant).version
+    _, content = manager.states.heads.located(variant, version)
+    folder = f"variants/{variant}/state/"
+    found = set()
+    for entry in content.table:
+        data = manager._runtime.chunks.get(folder + entry.object)
+        end = int.from_bytes(data[6:8], "big")
+        found.add(data[end : end + 16].hex() if data[8:15] == b"aes-gcm" else "none")
+    return found
+
+
+def current(manager, variant):
+    """The id of the key that seals for a variant now."""
+    (found,) = [
+        i.id for i in manager.keys.list() if (i.scope, i.state) == (f"variant/{variant}", "current")
+    ]
+    return found
+
+
+def test_a_new_data_key_seals_everything_anew(opened, keys):
+    """New versions with the same content; older ones are read on; what was not sealed is sealed; a
+    second sweep begins anew."""
+    manager = opened(state={"chunk_size": 1024}, **OLD)
+    fill(manager)
+    manager.states.put("w", os.urandom(5000))
+    manager.states.patch("w", {0: b"x"})
+    before = {name: (manager.states.get(name), seals(manager, name)) for name in ("v", "w")}
+
+    look = manager.keys.rekey(dry_run=True)
+    assert [(s.variant_id, s.version, s.chunks) for s in look.states] == [
+        ("v", None, 1),
+        ("w", None, 5),
+    ]
+    assert look.keys == ("store", "variant/v", "variant/w")
+    assert seals(manager, "v") == before["v"][1]
+    seen = []
+    done = manager.keys.rekey(progress=lambda n, total: seen.append((n, total)))
+
+    assert [(s.variant_id, s.version, s.chunks) for s in done.states] == [("v", 3, 1), ("w", 4, 5)]
+    assert (done.resumed, seen[-1][0]) == (False, seen[-1][1])
+    for name, (content, old) in before.items():
+        assert manager.states.get(name) == content
+        assert seals(manager, name) == {current(manager, name)} != old
+    assert manager.states.get("v", version=1) == SECRET
+    assert manager.states.verify().ok
+    assert manager.keys.rekey("v").keys == ("variant/v",)
+    assert manager.states.versions("v")[-1].version == 4
+
+
+def test_rekeying_seals_what_was_stored_before_there_was_a_cipher(opened, keys, tmp_path):
+    """A store that gets a cipher later is sealed by it, its mirrors too."""
+    manager = opened(tmp_path / "s")
+    fill(manager)
+    manager.close()
+    sealed_now = opened(tmp_path / "s", **OLD)
+    assert seals(sealed_now, "v") == {"none"}
+    problems = sealed_now.states.verify().problems
+    assert {p.key for p in problems} == {f"variants/{n}/state/index.json" for n in ("v", "w")}
+    assert "is not sealed, and a cipher is configured" in problems[0].what
+    sealed_now.keys.rekey()
+    sealed_now.flush()
+    sealed_now.states.flush()
+    assert seals(sealed_now, "v") == {current(sealed_now, "v")}
+    assert sealed_now.states.verify().ok
+    assert whole(sealed_now)
+
+
+@EVERY
+def test_rekeying_may_die_at_any_call(opened, keys, stride):
+    """Nothing is lost; running it again makes no further keys, seals what is left and only that."""
+    resumed = set()
+    for fail_at in range(1, 200, stride):
+        name = f"rekey-{stride}-{fail_at}"
+        parts = {
+            "index": {"use": "memory", "name": name},
+            "chunks": {"use": "memory", "name": name},
+        }
+        fill(opened(**parts, **OLD))
+        manager = dying(opened(**parts, **OLD), fail_at)
+        try:
+            manager.keys.rekey()
+        except Killed:
+            abandon(manager)
+        else:
+            break
+        other = opened(**parts, **OLD)
+        assert whole(other)
+        marked = any(v.get("rekeying") for _, v in other.states.objects.keys.scopes())
+        done = other.keys.rekey()
+        assert done.resumed == marked
+        resumed.add(len(done.states))
+        assert other.keys.rekey("v").resumed is False
+        for each in ("v", "w"):
+            assert seals(other, each) == {current(other, each)}
+        other.states.gc(0)
+        assert whole(other)
+        assert other.states.verify().ok
+    else:
+        pytest.fail("the scenario never ends")
+    assert resumed == {0, 1, 2}
+
+
+# -- shredding ----------------------------------------------------------------------------------------
+
+
+def test_shredding_leaves_nothing_that_can_be_read(shared, keys):
+    """Not even with a copy of every object made before: the key is gone. Another variant is as before,
+    the variant can have a new state, and the journal says who destroyed what, and when."""
+    manager, other = shared(**OLD), shared(**OLD)
+    fill(manager)
+    manager.states.flush()
+    chunks = manager._runtime.chunks
+    copy = {key: chunks.get(key) for key in chunks.list("variants/")}
+    other.states.get("v")
+    former = current(manager, "v")
+
+    look = manager.keys.shred("v", dry_run=True)
+    assert (look.keys, look.versions, look.points) == ((former,), 2, 1)
+    assert whole(manager)
+    done = manager.keys.shred("v")
+
+    assert (done.keys, done.versions, done.points) == (look.keys, 2, 1)
+    assert not [name for name in key_objects(manager) if former in name]
+    assert not list(chunks.list("variants/v/points/"))
+    for each in (manager, other, shared(**OLD)):
+        each._runtime.catch_up()
+        with pytest.raises(NotFoundError, match="has no state"):
+            each.states.get("v")
+        assert each.states.versions("v") == []
+        assert each.points.list("v") == []
+        assert each.states.get("w") == SECRET
+    for key, data in copy.items():
+        if key.startswith("variants/v/"):
+            chunks.put(key, data, if_absent=False)
+    for each in (manager, other):  # one that had the key in memory
+        with pytest.raises(CorruptError, match="its key was shredded on"):
+            each.states.objects.keys.opener().open(sealed_part(copy), b"")
+    with pytest.raises(CorruptError, match="its key was shredded on"):
+        shared(**OLD).states.objects.keys._find(bytes.fromhex(former))
+    entry = manager.decisions.list(newest=True, limit=1)[0]
+    assert entry.actor == "keys shred"
+    assert manager.states.put("v", b"new").version == 4
+    assert other.states.get("v") == b"new"
+    manager.states.flush()  # writes the mirror that was put back anew
+    assert manager.states.verify().ok
+    manager.keys.shred("v")
+    with pytest.raises(NotFoundError, match="it is gone already"):
+        manager.keys.shred("v")
+
+
+def sealed_part(copy):
+    """What follows the header of one chunk."""
+    (data, *_) = [data for key, data in sorted(copy.items()) if "/v/state/chunk_" in key]
+    return data[int.from_bytes(data[6:8], "big") :]
+
+
+def test_what_is_served_is_not_shredded(opened, keys):
+    """Agents would be without the state; and a store without a cipher has nothing to shred."""
+    manager = opened(**OLD)
+    fill(manager)
+    manager.variants.activate("v")
+    with pytest.raises(TransitionError, match="agents are served its state; deprecate it or roll"):
+        manager.keys.shred("v")
+    assert whole(manager)
+    plain = opened("memory://")
+    plain.variants.propose("v", {}, id="v")
+    assert plain.keys.list() == []
+    for act in (plain.keys.rotate, plain.keys.rekey, lambda: plain.keys.shred("v")):
+        with pytest.raises(InvalidError, match="use = 'none' has no keys that are kept"):
+            act()
+
+
+def test_a_writer_is_not_left_with_a_key_that_is_gone(shared, keys):
+    """A put that has sealed its chunks when the variant is shredded begins again, with a new key: what
+    it acknowledges can be read."""
+    manager, writing = shared(**OLD), shared(**OLD)
+    fill(manager)
+    writing._runtime.catch_up()
+    put = writing.states.objects.put_manifest
+    shredded = []
+
+    def late(manifest):
+        if not shredded:
+            shredded.append(manager.keys.shred("v"))
+        return put(manifest)
+
+    writing.states.objects.put_manifest = late
+    ref = writing.states.put("v", SECRET * 3)
+    assert shared(**OLD).states.get("v") == SECRET * 3
+    assert ref.version == 4
+    assert manager.states.verify().ok
+
+
+@EVERY
+def test_shredding_may_die_at_any_call(opened, keys, stride):
+    """Before its commit everything is there; after it nothing is read any more, and running it again
+    removes what was left."""
+    outcomes = set()
+    for fail_at in range(1, 100, stride):
+        name = f"shred-{stride}-{fail_at}"
+        parts = {
+            "index": {"use": "memory", "name": name},
+            "chunks": {"use": "memory", "name": name},
+        }
+        fill(opened(**parts, **OLD))
+        former = current(opened(**parts, **OLD), "v")
+        manager = dying(opened(**parts, **OLD), fail_at)
+        try:
+            manager.keys.shred("v")
+        except Killed:
+            abandon(manager)
+        else:
+            break
+        other = opened(**parts, **OLD)
+        gone = not other.states.versions("v")
+        outcomes.add(gone)
+        if not gone:
+            assert whole(other)
+        else:
+            with pytest.raises(CorruptError):
+                other.states.objects.keys._find(bytes.fromhex(former))
+        try:
+            other.keys.shred("v")
+        except NotFoundError:
+            assert gone
+        assert not [key for key in key_objects(other) if former in key]
+        assert other.states.get("w") == SECRET
+        assert other.states.verify().ok
+    else:
+        pytest.fail("the scenario never ends")
+    assert outcomes == {False, True}

@@ -9,6 +9,7 @@ fact ``setting keys`` says which one is true.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,20 +17,36 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from xenolect._codec import moment
 from xenolect._envelope import PLAIN
-from xenolect.errors import ConfigError, CorruptError, NotFoundError
+from xenolect.errors import ConfigError, ConflictError, CorruptError, NotFoundError
 from xenolect.facts import Change, Put, canonical
 
 if TYPE_CHECKING:
     from xenolect._states import Door
     from xenolect.interfaces import Cipher, EnvelopeCipher, Wrapper
 
-__all__ = ["FOLDER", "IDS", "KEY", "STORE", "Keyring", "Wrapped", "kids_of", "scope_of"]
+__all__ = [
+    "FOLDER",
+    "IDS",
+    "KEY",
+    "STORE",
+    "Keyring",
+    "Moved",
+    "Wrapped",
+    "kids_of",
+    "name_of",
+    "scope_of",
+]
 
 FOLDER = "keys/"
 KEY = "key"
 """The kind of the facts that name a scope's keys."""
 IDS, STORE = "id", "store"
 FORMAT = 2
+_RETRIES = 32
+
+
+class Moved(Exception):
+    """Somebody else changed the keys meanwhile; nothing was committed."""
 
 
 class Wrapped(NamedTuple):
@@ -128,39 +145,58 @@ class Keyring:
         fact = self._door.fact(KEY, scope)
         if fact is not None and fact.value is not None and kid in fact.value["shredded"]:
             self.forget([kid])
-            raise CorruptError(
-                f"its key was shredded on {fact.value['at']}: nothing can read it any more", key=kid
-            )
+            raise _shredded(kid, fact.value)
         self._known[kid] = found
         return key
 
     def _make(self, scope: str) -> str:
         """Make a scope's key, or take the one that somebody else has just made; its id."""
-        assert self._suite is not None
-        door = self._door
-        for _ in range(32):
-            rev, kid = self.rev() or 1, os.urandom(16).hex()
-            key = self._suite.new_key(os.urandom)
-            at = moment(door.clock()).isoformat()
-            name = self.write(kid, rev, scope, at, key, *self._suite.keys.current())
-
-            def build(kid: str = kid, rev: int = rev) -> Sequence[Change]:
-                fact = door.fact(KEY, scope)
-                if self._current(scope) is not None or (self.rev() or 1) != rev:
-                    return ()  # somebody was first, or all keys are wrapped anew and this one is not
-                old = (fact.value if fact else None) or {"older": [], "shredded": []}
-                value = {**old, "format": FORMAT, "id": kid}
-                return [Put(KEY, scope, value, fact.version if fact else 0)]
-
-            door.commit_retrying(build, actor="keys")
+        for _ in range(_RETRIES):
+            with contextlib.suppress(Moved):
+                self.make([scope], lambda scope: self._current(scope) is None)
             made = self._current(scope)
-            if made == kid:
-                self._known[kid] = (scope, key)
-                return kid
-            door.chunks.delete(name)
             if made is not None:
                 return made
-        raise ConfigError("the keys are wrapped anew faster than one can be made; try again")
+        raise ConflictError("keys are wrapped anew faster than one can be made; try again")
+
+    def make(
+        self,
+        scopes: Sequence[str],
+        wanted: Callable[[str], bool],
+        also: Callable[[], Sequence[Change]] = tuple,
+        **marks: Any,
+    ) -> None:
+        """Make keys for all of these scopes in one commit; Moved if one is not ``wanted`` by then, or
+        all keys are wrapped anew meanwhile. Former keys still open. ``marks`` go into the facts."""
+        assert self._suite is not None
+        door, suite = self._door, self._suite
+        rev = self.rev() or 1
+        kek, wrapper = suite.keys.current()
+        at = moment(door.clock()).isoformat()
+        keys = {scope: (os.urandom(16).hex(), suite.new_key(os.urandom)) for scope in scopes}
+        names: list[str] = []
+
+        def build() -> Sequence[Change]:
+            if (self.rev() or 1) != rev or not all(map(wanted, scopes)):
+                raise Moved
+            changes = list[Change](also())
+            for scope, (kid, _) in keys.items():
+                fact = door.fact(KEY, scope)
+                old = (fact.value if fact else None) or {"id": None, "older": [], "shredded": []}
+                value = {**old, **marks, "format": FORMAT, "id": kid, "older": kids_of(old)}
+                changes.append(Put(KEY, scope, value, fact.version if fact else 0))
+            return changes
+
+        try:
+            for scope, (kid, key) in keys.items():
+                names.append(self.write(kid, rev, scope, at, key, kek, wrapper))
+            door.commit_retrying(build, actor="keys")
+        except BaseException as error:
+            if isinstance(error, Moved):  # what else may have happened is not known
+                for name in names:
+                    door.chunks.delete(name)
+            raise
+        self._known.update((kid, (scope, key)) for scope, (kid, key) in keys.items())
 
     # -- objects under keys/ ----------------------------------------------------------------------
 
@@ -177,19 +213,23 @@ class Keyring:
         """A key as it is kept now; CorruptError."""
         rev = self.rev() or 1
         try:
-            return self._read(_name(kid, rev))
+            return self.read(name_of(kid, rev))
         except NotFoundError:
             pass
         # An index that was rebuilt, or restored from a backup, may not know the newest revision.
         for name in reversed(self.names(f"{kid}.")):
-            return self._read(name)
+            return self.read(name)
+        for _, value in self.scopes():
+            if kid in value["shredded"]:
+                raise _shredded(kid, value)
         raise CorruptError(
-            f"there is no key {_name(kid, rev)}: put {FOLDER} back from a backup; without it, what the "
+            f"there is no key {name_of(kid, rev)}: put {FOLDER} back from a backup; without it, what the "
             f"key seals can not be read",
-            key=_name(kid, rev),
+            key=name_of(kid, rev),
         )
 
-    def _read(self, name: str) -> Wrapped:
+    def read(self, name: str) -> Wrapped:
+        """What lies under a name of ``keys/``; NotFoundError, CorruptError."""
         data = self._door.chunks.get(name)
         try:
             document = json.loads(data)
@@ -199,7 +239,7 @@ class Keyring:
                 raise ConfigError(
                     f"{name} has format {document['format']}, this release reads {FORMAT}; upgrade xenolect"
                 )
-            if name != _name(document["id"], document["rev"]):
+            if name != name_of(document["id"], document["rev"]):
                 raise ValueError("of another name")
             for field in ("store", "scope", "cipher", "kek", "at", "wrapped"):
                 if not isinstance(document[field], str):
@@ -254,7 +294,7 @@ class Keyring:
             "at": at,
         }
         document["wrapped"] = base64.b64encode(wrapper.wrap(key, _bound(document))).decode()
-        name = _name(kid, rev)
+        name = name_of(kid, rev)
         self._door.chunks.put(name, canonical(document).encode())
         return name
 
@@ -282,7 +322,14 @@ def kids_of(value: Mapping[str, Any]) -> list[str]:
     return [*value["older"], *([value["id"]] if value["id"] else [])]
 
 
-def _name(kid: str, rev: int) -> str:
+def _shredded(kid: str, value: Mapping[str, Any]) -> CorruptError:
+    return CorruptError(
+        f"its key was shredded on {value['at']}: nothing can read it any more", key=name_of(kid, 0)
+    )
+
+
+def name_of(kid: str, rev: int) -> str:
+    """Where a revision of a key is kept."""
     return f"{FOLDER}{kid}.{rev:08d}.json"
 
 

@@ -10,6 +10,7 @@ from xenolect._repair import Repair
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from xenolect._state_mirrors import Mirrors
     from xenolect._state_objects import Objects
     from xenolect._state_versions import Versions
     from xenolect._state_workers import Workers
@@ -30,11 +31,39 @@ class Maintenance:
     _versions: Versions
     _upkeep: Upkeep
     _workers: Workers
+    _mirrors: Mirrors
     _enter: Callable[[Any], str]
     _done: Callable[[StateRef], StateRef]
 
     # set by the manager: takes a served variant back to an intact point; None if it is not served
     give_up: Callable[[str, str], str | None] = staticmethod(lambda _variant, _why: None)
+
+    # -- for the other rooms of core --------------------------------------------------------------
+
+    @property
+    def objects(self) -> Objects:
+        """What lies in the object store."""
+        return self._objects
+
+    @property
+    def heads(self) -> Versions:
+        """Which versions there are, and the commit that adds one."""
+        return self._versions
+
+    @property
+    def workers(self) -> Workers:
+        """Threads for many chunks."""
+        return self._workers
+
+    def stored(self, ref: StateRef) -> StateRef:
+        """Tell of a version that was committed."""
+        return self._done(ref)
+
+    def forget(self, variant_id: str) -> None:
+        """The objects of a variant are gone, its mirror too; none is written before it has a new state."""
+        self._mirrors.forget(variant_id)
+
+    # -- for operators and the background ---------------------------------------------------------
 
     def verify(self, variant: Any = None, deep: bool = True, progress: Progress = None) -> Report:
         """Read everything back (``deep``) or see that it is there, and report what is not as written."""

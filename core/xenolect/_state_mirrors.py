@@ -37,6 +37,11 @@ class Mirrors:
         with self._lock:
             self._behind.add(variant_id)
 
+    def forget(self, variant_id: str) -> None:
+        """Write none until the variant has a newer version."""
+        with self._lock:
+            self._behind.discard(variant_id)
+
     def write_due(self) -> None:
         """Write those that were not written in the last 250 ms."""
         self.write(_EVERY)

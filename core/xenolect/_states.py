@@ -121,11 +121,6 @@ class States(Maintenance):
         self._queue: ThreadPoolExecutor | None = None
         self._queued = 0
 
-    @property
-    def objects(self) -> Objects:
-        """What lies in the object store, for the other rooms of core."""
-        return self._objects
-
     def _enter(self, variant: Any) -> str:
         """The variant's id; in a forked child the parent's locks and threads are left behind."""
         if os.getpid() != self._pid:

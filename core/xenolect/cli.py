@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": ("bench", "Measure the hot paths beside their floors."),
     "canary": ("canary", "Start, watch and steer rollouts."),
     "init": ("init", "Make a store in a directory, with a commented xenolect.toml."),
+    "keys": ("keys", "List, make, rotate, replace and destroy the keys that seal."),
     "plugins": ("plugins", "Show every plugin: loaded, left out and why, blocked."),
     "points": ("points", "List, create, verify and restore rollback points."),
     "propose": ("propose", "Propose a variant, from options or from JSON files."),

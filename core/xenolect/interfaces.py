@@ -228,7 +228,7 @@ class EnvelopeCipher(Protocol):
         draw: Callable[[int], bytes],
     ) -> Cipher:
         """What seals with ``key``, whose id is 16 bytes, and opens with any key that ``find`` knows by
-        its id; ``find`` raises CorruptError for an id of no key."""
+        its id; ``find`` raises CorruptError for an id of no key. What it seals begins with the id."""
         ...
 
 

@@ -17,6 +17,7 @@ from xenolect._call import Call, Receipt
 from xenolect._critical import Critical
 from xenolect._evidence import ENDED
 from xenolect._guarded_states import GuardedStates
+from xenolect._keys import Keys
 from xenolect._performance import Performance
 from xenolect._points import SERVED, Points
 from xenolect._rollouts import Canaries
@@ -50,7 +51,7 @@ class EmergenceManager:
     """Stores variants, picks one per agent, ramps new ones, takes bad ones back with their state.
 
     ``open`` is the way in. ``variants``, ``agents``, ``performance``, ``states``, ``points``,
-    ``canaries`` and ``breakers`` are its rooms.
+    ``canaries``, ``breakers`` and ``keys`` are its rooms.
     """
 
     def __init__(self, runtime: Runtime) -> None:
@@ -73,6 +74,7 @@ class EmergenceManager:
         self._selector = Selector(runtime, self._breakers)
         self._asking = Asking(runtime, self._breakers, self._selector)
         self.points = Points(runtime, self.variants, self.states, self._breakers)
+        self.keys = Keys(runtime, self.states)
         self.decisions = Decisions(runtime.index)
         self.canaries = Canaries(
             runtime, self.variants, self.points, self._breakers, self._selector
