@@ -179,13 +179,13 @@ class Rollout:
         return Verdict.HOLD, self.weighed.evidence
 
     def take(self, document: Mapping[str, Any], version: int) -> None:
-        """Adopt a newer document of the same rollout."""
+        """Adopt a newer document of the same rollout; its version last, for who reads that first."""
         self.document = dict(document)
-        self.version = version
         self.state = self.ramp.load(document["state"])
         if document["level_sequence"] != getattr(self, "level_sequence", None):
             self.level_sequence: int = document["level_sequence"]
             self.level_units = set()
+        self.version = version
 
     @property
     def known(self) -> Mapping[str, tuple[int, int]]:

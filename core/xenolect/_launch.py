@@ -69,14 +69,7 @@ class Launch:
             )
         against = runtime.variant(control_id)
         replaced = None if replaces is None else runtime.variant(replaces)
-        for what, other in (("control", against), ("replaces", replaced)):
-            if other is not None and (
-                other.status != S.ACTIVE or other.protocol != variant.protocol
-            ):
-                raise TransitionError(
-                    f"{what} must be an active variant of {variant.protocol!r}; {other.id!r} is "
-                    f"{other.status} in {other.protocol!r}"
-                )
+        _active(variant, against, replaced)
         ppm = levels(
             settings.initial_fraction,
             settings.ramp_steps,
@@ -99,6 +92,11 @@ class Launch:
             frozen,
             self._expected(frozen, ppm, settings),
         )
+
+    def still(self, plan: Plan, variant: ProtocolVariant) -> None:
+        """Is what a plan stands on still so, when it is about to be committed? TransitionError."""
+        replaced = None if plan.replaces is None else self._runtime.variant(plan.replaces.id)
+        _active(variant, self._runtime.variant(plan.control.id), replaced)
 
     def _settings(self, given: Mapping[str, Any]) -> CanaryConfig:
         """The configured settings with those given on top; unknown ones are the judge's options."""
@@ -246,6 +244,17 @@ class Launch:
             "safeguards", use, ramp_options(ppm, settings), "canary"
         )
         return ramp
+
+
+def _active(
+    variant: ProtocolVariant, control: ProtocolVariant, replaced: ProtocolVariant | None
+) -> None:
+    for what, other in (("control", control), ("replaces", replaced)):
+        if other is not None and (other.status != S.ACTIVE or other.protocol != variant.protocol):
+            raise TransitionError(
+                f"{what} must be an active variant of {variant.protocol!r}; {other.id!r} is "
+                f"{other.status} in {other.protocol!r}"
+            )
 
 
 def ramp_options(ppm: tuple[int, ...], settings: CanaryConfig) -> dict[str, Any]:

@@ -91,22 +91,21 @@ class Points(Kept):
         evidence: Any = None,
         actor: str = "",
         deep: bool = False,
+        rollout_id: str | None = None,
     ) -> ProtocolVariant:
         """Take a variant back to its last proven point, whole, in one commit; again is no harm.
 
         Rolling back wins over whatever else changes the variant meanwhile. Where every point is
         corrupt the variant is taken out of service as it is, the protocol goes to its baseline only
-        (safe mode) and CorruptError says so. ``deep`` re-reads states of any size.
+        (safe mode) and CorruptError says so. ``deep`` re-reads states of any size. ``rollout_id``: only
+        in that rollout; one that began anew meanwhile is of other content, of which nothing is proved.
         """
         runtime = self._runtime
         current = runtime.variant(variant)
         if current.status not in SERVED:
-            if current.status == S.ROLLED_BACK:
-                return current
-            raise TransitionError(
-                f"variant {current.id!r} is {current.status}: nobody is served by it, so there is "
-                f"nothing to roll back; points.restore(id) puts older content back"
-            )
+            return self._back(current)
+        if not self._goes_on(current.id, rollout_id):
+            return current
         if not self.stays(current):
             self.shut(current.id)
         value, skipped = self._good(current, deep)
@@ -119,7 +118,7 @@ class Points(Kept):
                         runtime.catch_up()
                         now = runtime.variant(current.id)
                         changes: Sequence[Change] = ()
-                        if now.status in SERVED:
+                        if now.status in SERVED and self._goes_on(now.id, rollout_id):
                             changes = self._changes(now, value, skipped, reason, blame, evidence)
                         if not changes:
                             break
@@ -146,7 +145,22 @@ class Points(Kept):
                 runtime.performance.give_back(windows, observations)
         if done:
             self._told(current, reason, skipped, blame=blame, lost=value is None and bool(skipped))
-        return runtime.variant(current.id)
+        now = runtime.variant(current.id)
+        return now if done or now.status in SERVED else self._back(now)
+
+    def _goes_on(self, variant_id: str, rollout_id: str | None) -> bool:
+        """Is this the variant's rollout still?"""
+        found = self._runtime.value("rollout", variant_id)
+        return rollout_id is None or (found is not None and found["rollout"] == rollout_id)
+
+    def _back(self, current: ProtocolVariant) -> ProtocolVariant:
+        """A variant that nobody is served by: rolled back it stays so, else there is nothing to do."""
+        if current.status == S.ROLLED_BACK:
+            return current
+        raise TransitionError(
+            f"variant {current.id!r} is {current.status}: nobody is served by it, so there is "
+            f"nothing to roll back; points.restore(id) puts older content back"
+        )
 
     def _told(
         self, current: ProtocolVariant, reason: str, skipped: Strings, *, blame: bool, lost: bool

@@ -139,6 +139,7 @@ class Canaries:
                     expected=current.version,
                     found=now.version,
                 )
+            self._launch.still(plan, now)
             return [
                 self._variants.moved(now, S.CANARY),
                 *self._freeze(current.id, document["baseline"], plan.baseline),
@@ -354,11 +355,15 @@ class Canaries:
             self._runtime.tell("canary.verdict", variant_id, verdict="rollback", evidence=detail)
             return
         self._shut(variant_id)
-        self._runtime.later(lambda: self._finish_badly(variant_id, reason, detail))
+        self._runtime.later(lambda: self._finish_badly(variant_id, reason, detail, rollout.id))
 
-    def _finish_badly(self, variant_id: str, reason: str, evidence: Any) -> None:
+    def _finish_badly(
+        self, variant_id: str, reason: str, evidence: Any, rollout_id: str | None = None
+    ) -> None:
         try:
-            self._points.roll_back(variant_id, reason, evidence=evidence, actor="judge")
+            self._points.roll_back(
+                variant_id, reason, evidence=evidence, actor="judge", rollout_id=rollout_id
+            )
         except (TransitionError, NotFoundError):
             return  # somebody else ended it
         except EmergenceError as error:
@@ -551,7 +556,7 @@ class Canaries:
         rollout = self._rollouts.get(variant_id)
         if variant is None or (rollout and self._breakers.is_shut(rollout.control_id)):
             return
-        if rollout is None and runtime.baseline(variant.protocol) != variant_id:
+        if rollout is None and not self._points.stays(variant):
             runtime.later(lambda: self._finish_badly(variant_id, f"breaker: {reason}", None))
 
     # -- the public face --------------------------------------------------------------------------

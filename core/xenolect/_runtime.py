@@ -86,6 +86,7 @@ class Runtime:
         self._names = seed if isinstance(seed, random.Random) else None
         self.rng = self._names or random.Random(None if seed is None else f"xenolect {seed}")
         self.alive: Callable[[], float] = getattr(clock, "alive", time.time)
+        self.steady: Callable[[], float] = getattr(clock, "alive", self.clock)
         self.pid = os.getpid()
         self.boot = self.token(8)
         self.lock = threading.RLock()

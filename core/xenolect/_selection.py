@@ -132,8 +132,22 @@ class Selector:
                     )
 
         best = self._best(structure, mask, scores, protocol, agent_id)
-        if best < 0:
-            return self.fallback(structure, mask, profile, agent_id, session, scores)
+        if best < 0:  # everything is shut: who is served anyway may as well be a probe, so that it heals
+            probe = self._probe(structure, mask) if self._shut else None
+            if probe is None:
+                return self.fallback(structure, mask, profile, agent_id, session, scores)
+            index, permit = probe
+            return self.answer(
+                structure,
+                mask,
+                profile,
+                index,
+                agent_id,
+                session,
+                scores,
+                Reason.BASELINE if index == structure.baseline else Reason.BEST,
+                permit,
+            )
         winner = index = best
         permit = None
         reason = self._reason(structure, mask, winner, protocol, agent_id)

@@ -17,7 +17,7 @@ from xenolect._evidence import Rollout, Weighed, event_to_json, evidence_to_json
 from xenolect._points import Points
 from xenolect._runtime import Runtime
 from xenolect._variants import Variants
-from xenolect.errors import CorruptError
+from xenolect.errors import ConflictError, CorruptError
 from xenolect.facts import Change, Put
 from xenolect.model import CanaryState, Mode, VariantStatus, Verdict
 
@@ -92,7 +92,10 @@ class Steering:
                 evidence=evidence_to_json(weighed.evidence),
             )
             return None
-        before = rollout.state
+        # First: what is decided on this version is committed on this version, or not at all. Writing a
+        # point may hear of a newer one in between.
+        version = rollout.version
+        before, last = rollout.state, rollout.document
         draw = runtime.rng.random()
         state, reply, actions = rollout.ramp.step(before, event, now, draw)
         ending: sg.Action | None = None
@@ -103,21 +106,24 @@ class Steering:
             elif isinstance(action, (sg.Finish, sg.RollBack)):
                 ending = action
         if isinstance(ending, sg.RollBack):
-            self._shut(rollout.variant_id)
-            self._points.roll_back(rollout.variant_id, ending.reason, blame=ending.blame)
+            if ending.blame:  # harm was proved of this content; an operator means what there is
+                self._points.roll_back(rollout.variant_id, ending.reason, rollout_id=rollout.id)
+            else:
+                self._points.roll_back(rollout.variant_id, ending.reason, blame=False)
             return reply
         made = event_to_json(event, now, draw)
-        document = self._document(rollout, state, now, weighed, made)
+        document = self._document(rollout, last, before, state, now, weighed, made)
         if checked:
             document["next_check_at"] = now + document["check_interval"]
             document["checks"] = document.get("checks", 0) + 1
         if isinstance(ending, sg.Finish):
-            self._promote(rollout, document, forced=isinstance(event, sg.Promote) and event.force)
+            forced = isinstance(event, sg.Promote) and event.force
+            self._promote(rollout, version, document, forced=forced)
             return reply
         if state == before and not checked:
             return reply
         variant = runtime.variant(rollout.variant_id)
-        changes: list[Change] = [Put("rollout", rollout.variant_id, document, rollout.version)]
+        changes: list[Change] = [Put("rollout", rollout.variant_id, document, version)]
         paused = state.state == CanaryState.PAUSED
         if paused and variant.status == S.CANARY:
             changes.append(self._variants.moved(variant, S.PAUSED))
@@ -139,14 +145,16 @@ class Steering:
     def _document(
         self,
         rollout: Rollout,
+        last: Mapping[str, Any],
+        before: Any,
         state: Any,
         now: float,
         weighed: Weighed,
         made: Mapping[str, Any],
     ) -> dict[str, Any]:
-        """The rollout's next document; with ``step`` and ``sequence`` it can be recomputed."""
+        """The document after ``last``; with ``step`` and ``sequence`` it can be recomputed."""
         document = {
-            **rollout.document,
+            **last,
             "state": rollout.ramp.dump(state),
             "step": made,
             "verdict": str(weighed.verdict),
@@ -154,13 +162,15 @@ class Steering:
             "sequence": weighed.sequence,
             "decided": {"by": "nobody"} if weighed.failed else None,
         }
-        if state.state != rollout.state.state:
+        if state.state != before.state:
             document["changed_at"] = now
-        if state.level != rollout.state.level or state.state != rollout.state.state:
+        if state.level != before.level or state.state != before.state:
             document["level_sequence"] = weighed.sequence
         return document
 
-    def _promote(self, rollout: Rollout, document: dict[str, Any], *, forced: bool) -> None:
+    def _promote(
+        self, rollout: Rollout, version: int, document: dict[str, Any], *, forced: bool
+    ) -> None:
         """The canary becomes active; what it replaces steps down; one commit."""
         runtime = self._runtime
         variant = runtime.variant(rollout.variant_id)
@@ -175,16 +185,30 @@ class Steering:
             self._shut(variant.id)
             self._points.roll_back(variant, reason, evidence=evidence, actor="critical", deep=True)
             return
-        changes: list[Change] = [active, point, *self._points.prune(variant.id)]
-        replaced = runtime.variants.get(document["replaces"] or "")
-        if replaced is not None and replaced.status == S.ACTIVE:
-            baseline = runtime.baseline(variant.protocol) == replaced.id
-            document["replaced"] = {"id": replaced.id, "baseline": baseline}
-            changes.append(self._variants.moved(replaced, S.DEPRECATED))
-            if baseline:
-                changes.append(Put("baseline", variant.protocol, {"variant_id": variant.id}))
-        changes.append(Put("rollout", rollout.variant_id, document, rollout.version))
-        runtime.commit(changes, actor="force promote" if forced else "promote")
+
+        def build() -> Sequence[Change]:
+            fact = runtime.fact("rollout", variant.id)
+            found = fact.version if fact else 0
+            if found != version or runtime.variant(variant.id).version != variant.version:
+                raise ConflictError(
+                    f"the rollout of {variant.id!r} was moved by somebody else (version {version} -> "
+                    f"{found}) while it was promoted; look at it and decide again",
+                    expected=version,
+                    found=found,
+                )
+            changes: list[Change] = [active, point, *self._points.prune(variant.id)]
+            document.pop("replaced", None)
+            replaced = runtime.variants.get(document["replaces"] or "")
+            if replaced is not None and replaced.status == S.ACTIVE:
+                baseline = runtime.baseline(variant.protocol) == replaced.id
+                document["replaced"] = {"id": replaced.id, "baseline": baseline}
+                changes.append(self._variants.moved(replaced, S.DEPRECATED))
+                if baseline:
+                    changes.append(Put("baseline", variant.protocol, {"variant_id": variant.id}))
+            return [*changes, Put("rollout", rollout.variant_id, document, version)]
+
+        # on the newest facts: who is the baseline may change while the point is written
+        runtime.commit_retrying(build, actor="force promote" if forced else "promote")
         runtime.tell("variant.promoted", variant.id, forced=forced, replaced=document["replaces"])
         log.info("variant %s is promoted", variant.id)
 
@@ -201,7 +225,9 @@ class Steering:
         event: sg.Event = sg.Proved(reason) if blame else sg.Abort()
         state, _, _ = rollout.ramp.step(rollout.state, event, now, 0.0)
         made = event_to_json(event, now, 0.0)
-        document = self._document(rollout, state, now, rollout.weighed, made)
+        document = self._document(
+            rollout, rollout.document, rollout.state, state, now, rollout.weighed, made
+        )
         if evidence is not None and "rule" in evidence:  # a critical failure: no judge was asked
             document["critical"] = evidence
         elif evidence is not None:  # of the judge that proved harm, local or merged

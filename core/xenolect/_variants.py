@@ -64,18 +64,21 @@ class Variants:
     def baseline(self, protocol: str = "default", variant: Any = None) -> ProtocolVariant | None:
         """The protocol's fallback; with ``variant`` (an active one) it becomes the fallback."""
         if variant is not None:
-            chosen = self.get(variant)
-            if chosen.status != S.ACTIVE or chosen.protocol != protocol:
-                raise TransitionError(
-                    f"the baseline of {protocol!r} must be one of its active variants; "
-                    f"{chosen.id!r} is {chosen.status} in {chosen.protocol!r}"
-                )
-            self._runtime.commit(
-                [
-                    Put("baseline", protocol, {"variant_id": chosen.id}),
-                    *self.proven(chosen, "made the baseline"),
-                ]
-            )
+            chosen = self._may_be_baseline(self.get(variant), protocol)
+            point = self.proven(chosen, "made the baseline")
+
+            def build() -> Sequence[Change]:
+                now = self._may_be_baseline(self.get(chosen.id), protocol)
+                if point and now.version != chosen.version:
+                    raise ConflictError(
+                        f"variant {chosen.id!r} changed while it was made the baseline (version "
+                        f"{chosen.version} -> {now.version}); read it again and decide again",
+                        expected=chosen.version,
+                        found=now.version,
+                    )
+                return [Put("baseline", protocol, {"variant_id": chosen.id}), *point]
+
+            self._runtime.commit_retrying(build)
             self._runtime.settle()
         baseline = self._runtime.baseline(protocol)
         return None if baseline is None else self._runtime.variants.get(baseline)
@@ -263,6 +266,27 @@ class Variants:
     def deprecate(self, variant: Any) -> ProtocolVariant:
         """ACTIVE -> DEPRECATED; the baseline needs a successor first."""
         current = self.get(variant)
+
+        def build() -> Sequence[Change]:
+            now = self.get(current.id)
+            self._may_go(now)
+            return [self.moved(now, S.DEPRECATED)]
+
+        self._runtime.commit_retrying(build)
+        self._runtime.tell("variant.deprecated", current.id)
+        self._runtime.settle()
+        return self.get(current.id)
+
+    def _may_be_baseline(self, chosen: ProtocolVariant, protocol: str) -> ProtocolVariant:
+        if chosen.status != S.ACTIVE or chosen.protocol != protocol:
+            raise TransitionError(
+                f"the baseline of {protocol!r} must be one of its active variants; "
+                f"{chosen.id!r} is {chosen.status} in {chosen.protocol!r}"
+            )
+        return chosen
+
+    def _may_go(self, current: ProtocolVariant) -> None:
+        """Can an active variant do without being served?"""
         check_transition(current, S.DEPRECATED)
         if self._runtime.baseline(current.protocol) == current.id:
             raise TransitionError(
@@ -282,7 +306,6 @@ class Variants:
                 f"variant {current.id!r} is the control of the rollout of {controlled[0]!r}; "
                 f"promote or abort that first"
             )
-        return self._move(current, S.DEPRECATED, "variant.deprecated")
 
     def archive(self, variant: Any) -> ProtocolVariant:
         """Put a variant away for good; it no longer counts against ``max_variants``."""

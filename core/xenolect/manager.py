@@ -62,7 +62,7 @@ class EmergenceManager:
                 "safeguards", config.breaker.use, config.breaker.options, "breaker"
             ),
             attrs.evolve(
-                Times.here(None if runtime.real_time else runtime.clock), token=runtime.token
+                Times.here(None if runtime.real_time else runtime.steady), token=runtime.token
             ),
             lambda variant: runtime.variant(variant).id,
             runtime.rng,
@@ -111,7 +111,7 @@ class EmergenceManager:
         """Open a store: a directory, a TOML file, ``"memory://"``, a URL, or a Config.
 
         Keywords are settings and override the file and the environment (``canary={...}``). ``clock``
-        returns seconds since the epoch; leases go by its method ``alive``, if it has one. ``seed``
+        returns seconds since the epoch; leases and waits go by its method ``alive``, if it has one. ``seed``
         makes draws reproducible; a ``random.Random`` makes ids and salts so as well. With ``background=False`` nothing runs unless ``tick`` is
         called, and commits happen in the call. ``process=False`` is for tools that only look or
         operate: they do not count as a serving process. ConfigError, PluginError, StorageError.

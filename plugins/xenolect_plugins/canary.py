@@ -80,6 +80,9 @@ class Canary:
         if isinstance(event, sg.Resume):
             return self._resume(state)
         if isinstance(event, sg.Promote):
+            if state.state == C.PAUSED:
+                why = "it is paused, so nobody is served by it; resume it first"
+                return state, sg.Refuse(reason=why), ()
             if not (event.evidence or event.force):
                 why = (
                     "the judge has no evidence yet that it is not worse; wait for a health check, "
