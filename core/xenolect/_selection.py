@@ -132,7 +132,9 @@ class Selector:
                     )
 
         best = self._best(structure, mask, scores, protocol, agent_id)
-        if best < 0:  # everything is shut: who is served anyway may as well be a probe, so that it heals
+        if (
+            best < 0
+        ):  # everything is shut: who is served anyway may as well be a probe, so that it heals
             probe = self._probe(structure, mask) if self._shut else None
             if probe is None:
                 return self.fallback(structure, mask, profile, agent_id, session, scores)

@@ -79,9 +79,7 @@ class Agents:
         world = self.world
         process.running.flush()
         for name, count in process.waiting.items():
-            world.acknowledged_operations[name] = (
-                world.acknowledged_operations.get(name, 0) + count
-            )
+            world.acknowledged_operations[name] = world.acknowledged_operations.get(name, 0) + count
         process.waiting.clear()
         stored = world.eye.stored()
         for name, count in world.acknowledged_operations.items():

@@ -39,7 +39,9 @@ class Standing:
     requires: bool = False
     root: str | None = None
     state: int = 0  # the newest version of its state
-    points: dict[str, tuple[str, str | None]] = attrs.field(factory=dict)  # every one there ever was
+    points: dict[str, tuple[str, str | None]] = attrs.field(
+        factory=dict
+    )  # every one there ever was
     rollouts: History = attrs.field(factory=list)
 
     def at(self, revision: int) -> str:

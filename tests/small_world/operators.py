@@ -278,7 +278,9 @@ class Accidents:
         points = [
             fact[1]["object"]
             for (kind, key), fact in sorted(self.world.eye.facts.items())
-            if kind == "point" and fact[1] and (variant_id or key).split("/")[0] == key.split("/")[0]
+            if kind == "point"
+            and fact[1]
+            and (variant_id or key).split("/")[0] == key.split("/")[0]
         ]
         if points:
             self.spoil(self.world.draw.choice(points))

@@ -45,7 +45,7 @@ class SmallWorld:
         self.now = 1_800_000_000.0
         self.log: list[str] = []
         self.calm = True  # while the world begins, or comes to its end, nothing fails
-        self.storm = 0.0
+        self.storm = self.draw.choice((0.0, 0.005, 0.02))
         self.depth = 0
         self.struck = False  # did something fail during this step?
         self.count = 0
@@ -83,7 +83,7 @@ class SmallWorld:
         if fate < self.storm:
             self.struck, process.struck_at = True, self.now
             self.doubled = self.doubled or (not before and verb in ("append_windows", "commit"))
-            if fate < self.storm / 4:
+            if fate < self.storm / 3:
                 process.dead = True
                 self.note(f"p{process.number} dies {when} {verb}")
                 raise Killed
@@ -185,8 +185,12 @@ class SmallWorld:
     def restorable(self) -> None:
         """Every point that is kept, and every state, is there; but for what rotted."""
         manager = self.processes[0].running
-        for (kind, key), (_, value) in sorted(self.eye.facts.items()):
-            if kind == "point" and value is not None and value["object"] not in self.accidents.rotten:
+        for (kind, _), (_, value) in sorted(self.eye.facts.items()):
+            if (
+                kind == "point"
+                and value is not None
+                and value["object"] not in self.accidents.rotten
+            ):
                 manager.points.verify(value["manifest"]["point"]["id"])
         for problem in manager.states.verify(deep=True).problems:
             if problem.key not in self.accidents.rotten:
@@ -277,5 +281,3 @@ class SmallWorld:
 
     def _count(self, word: str) -> None:
         self.tally[word] = self.tally.get(word, 0) + 1
-
-
