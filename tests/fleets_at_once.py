@@ -48,16 +48,16 @@ class Fleets:
     slower: float = 1.0
     stalls: float = 0.0
 
-    def open(self, runs: int, seed: int) -> Opened:
-        """Draw ``runs`` fleets."""
-        return Opened(self, runs, np.random.default_rng(seed))
+    def open(self, runs: int, seed: int, *, promotion: bool = True) -> Opened:
+        """Draw ``runs`` fleets; without ``promotion`` nothing that only promotion asks for."""
+        return Opened(self, runs, np.random.default_rng(seed), promotion)
 
 
 class Opened:
     """Drawn fleets: their histories, and their operations minute by minute."""
 
-    def __init__(self, kind: Fleets, runs: int, rng: Any) -> None:
-        self.kind, self.runs, self.rng = kind, runs, rng
+    def __init__(self, kind: Fleets, runs: int, rng: Any, promotion: bool = True) -> None:
+        self.kind, self.runs, self.rng, self.promotion = kind, runs, rng, promotion
         shape = (runs, kind.agents)
         self.draws = rng.random(shape).argsort(axis=1).argsort(axis=1) / kind.agents
         self.odds = rng.normal(0.0, kind.spread, shape)
@@ -136,6 +136,9 @@ class Opened:
             if kind.stalls:
                 logs[treated] += math.log(10.0) * (rng.random(len(treated[0])) < kind.stalls)
             rank, tail = self._compared(logs, index, treated, failed, 1.10)
+            if not self.promotion:
+                yield Minute(at, unit, canary, failed, rank, tail), None
+                continue
             near, beyond = rank.copy(), tail.copy()
             again = self._compared(logs[treated], index[treated], ..., failed[treated], 1.25)
             near[treated], beyond[treated] = again
@@ -286,11 +289,12 @@ def ends(
     done: Ends | None = None
     for first in range(0, runs, batch):
         many = min(batch, runs - first)
-        fleets = kind.open(many, seed + first)
+        fleets = kind.open(many, seed + first, promotion=promote)
         lanes = Lanes(
             judge or EValue(),
             fleets.histories,
             JudgeConfig(**{"share": kind.levels[0], "levels": kind.levels, **config}),
+            promotion=promote,
         )
         promoted_at = np.full(many, np.nan)
         check = _EVERY

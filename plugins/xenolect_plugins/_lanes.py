@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import attrs
 import numpy as np
 
+from xenolect.errors import InvalidError
 from xenolect.judges import JudgeConfig
-from xenolect_plugins._eprocesses import CEILING, FLOOR, Collapse, geometric
+from xenolect_plugins._eprocesses import CEILING, FLOOR, geometric
 from xenolect_plugins._guardrails import GATES
+from xenolect_plugins._lanes_control import RECENT, ControlLanes, Minute
 from xenolect_plugins.evalue import EValue
 
 if TYPE_CHECKING:
@@ -24,8 +26,6 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 __all__ = ["Histories", "Lanes", "Minute"]
-
-_RECENT = 1.0 / 32.0
 
 
 @attrs.frozen(eq=False)
@@ -39,35 +39,27 @@ class Histories:
     failures: Array
 
 
-@attrs.frozen(eq=False)
-class Minute:
-    """The operations of one latency window of all runs, in order; all but ``at`` of shape (steps, runs).
-
-    ``at``: seconds, shape (steps,), increasing, within one window. ``unit``: its number. ``rank`` and
-    ``tail``: the latency's rank and whether it lies beyond the tail, the canary's by the tolerated
-    ratio; ``near`` and ``beyond`` the same by the ratio that promotion must exclude. None without.
-    """
-
-    at: Array
-    unit: Array
-    canary: Array
-    failed: Array
-    rank: Array | None = None
-    tail: Array | None = None
-    near: Array | None = None
-    beyond: Array | None = None
-
-
 class Lanes:
     """The state of ``runs`` rollouts; ``feed`` moves all of them, and those ended stand still.
 
-    Every operation is a record of its own. After feeding: ``ended`` (seconds, NaN while running),
+    Every operation is a record of its own. ``promotion``: whether ``promotable`` will be asked; without,
+    what only promotion needs is not computed. After feeding: ``ended`` (seconds, NaN while running),
     ``operations`` and ``failures`` of the canary until then, ``collapsed`` (ended without control),
     ``promotable`` (at the time of the last record), ``e_value`` and ``highest``, each of shape (runs,).
     """
 
-    def __init__(self, judge: EValue, histories: Histories, config: JudgeConfig) -> None:
+    def __init__(
+        self,
+        judge: EValue,
+        histories: Histories,
+        config: JudgeConfig,
+        *,
+        promotion: bool = True,
+    ) -> None:
+        if judge.cool_down < judge.latency_window:
+            raise InvalidError("lanes need a cool_down of at least latency_window")
         n, f = histories.operations, histories.failures
+        self._promotion = promotion
         self.runs, self.units = n.shape
         self._judge = judge
         runs, units = self.runs, self.units
@@ -81,19 +73,13 @@ class Lanes:
         self._bets = np.array(geometric(0.01, 0.95, 16))
         self._thetas = np.array([judge.rho * step for step in geometric(1.15, 50.0, 16)])
         share = min(max(config.share, 0.001), 0.999)
-        self._usual = share / (1.0 - share)
+        self._control = ControlLanes(judge, runs, units, share / (1.0 - share), self._threshold)
         usual = np.clip(pooled, 1e-4, 0.5)
         self._trouble = np.minimum(
             np.maximum(judge.collapse_floor, judge.collapse_factor * usual), 0.9
         )
         self._rows = np.arange(runs)
         self._until = np.full(runs * units, -np.inf)
-        self._counted = np.full(runs * units, -np.inf)
-        self._heard = np.full(runs * units, -np.inf)
-        self._cleared = np.full(runs, -np.inf)  # times heard before that are forgotten
-        self._moment = 0  # numbers the steps: ``heard`` holds them beside times
-        self._heard_step = np.full(runs * units, -1, dtype=np.int64)
-        self._cleared_step = np.zeros(runs, dtype=np.int64)
         self._a = np.zeros((2, runs))
         self._ratio = np.ones((runs, 16))
         self._value = np.ones(runs)  # of the failure ratio
@@ -104,18 +90,7 @@ class Lanes:
         self._blocks = np.zeros((2, runs), dtype=np.int64)
         self._sums = np.zeros((2, runs, 3))
         self._inferiority = np.ones((runs, 3, 16))
-        self._turns = np.zeros(runs, dtype=np.int64)
-        self._recent = np.zeros(runs)
         self._failing = np.zeros(runs)
-        self._observations = np.zeros(runs, dtype=np.int64)
-        self._last = np.full(runs, -1, dtype=np.int64)
-        self._last_at = np.zeros(runs)
-        self._settled = np.zeros(runs)
-        self._episodes = np.zeros(runs, dtype=np.int64)
-        self._begun = np.zeros(runs)
-        self._betting = np.zeros(runs, dtype=bool)
-        self._capital = np.ones(runs)
-        self.collapse = np.ones(runs)
         self._long = np.zeros((4, runs * units))  # weight and sum, canary and control
         self._short: Minute | None = None
         self._opened: float | None = None
@@ -126,6 +101,11 @@ class Lanes:
         self.operations = np.zeros(runs, dtype=np.int64)
         self.failures = np.zeros(runs, dtype=np.int64)
         self._latency = False
+
+    @property
+    def collapse(self) -> Array:
+        """The evidence of a collapse without control, shape (runs,)."""
+        return self._control.collapse
 
     # -- a window of operations ---------------------------------------------------------------------
 
@@ -141,54 +121,85 @@ class Lanes:
         index = self._rows * self.units + minute.unit
         expected = self._expected.ravel()[index]
         residual = minute.failed - expected
-        for step in range(len(minute.at)):
-            self._step(minute, step, index[step], expected[step], residual[step], changed)
-            changed = False
+        live = np.isnan(self.ended)
+        last = self._control.watch(
+            minute, index, expected
+        )  # the step at which a collapse is proved
+        self._events(minute, index, expected, changed, live, last)
+        self._count(minute, live)
+        if self._promotion:
+            self._blocks_of(minute, residual)
         self._remember(minute, index, residual)
 
-    def _step(
-        self,
-        minute: Minute,
-        step: int,
-        index: Array,
-        expected: Array,
-        residual: Array,
-        changed: bool,
+    def _count(self, minute: Minute, live: Array) -> None:
+        """The canary's operations and failures, of those that ended up to their end."""
+        self.operations += minute.canary.sum(axis=0) * live
+        failed = minute.canary & minute.failed
+        self.failures += failed.sum(axis=0) * live
+        over = np.flatnonzero(live & ~np.isnan(self.ended))
+        after = minute.at[:, None] > self.ended[over]
+        self.operations[over] -= (minute.canary[:, over] & after).sum(axis=0)
+        self.failures[over] -= (failed[:, over] & after).sum(axis=0)
+
+    def _events(
+        self, minute: Minute, index: Array, expected: Array, changed: bool, live: Array, last: Array
     ) -> None:
-        now = float(minute.at[step])
-        live = np.isnan(self.ended)
-        canary = minute.canary[step]
-        failed = minute.failed[step]
-        self.operations += canary & live
-        self.failures += canary & failed & live
+        """The failure ratio's events, and who ends; a window is shorter than the cool-down, so no unit
+        has more than one event in it."""
+        steps = len(minute.at)
+        warm = self._until[index] <= minute.at[:, None]
+        step, row = np.nonzero(minute.failed & warm)  # in order of time
+        key, first = np.unique(index[step, row], return_index=True)
+        step, row = step[first], row[first]
+        when = np.full(self.runs * self.units, steps)
+        when[key] = step
+        warm &= np.arange(steps)[:, None] <= when[index]  # after its event a unit cools
+        self._until[key] = minute.at[step] + self._judge.cool_down
 
-        warm = self._until[index] <= now
-        self._a[0] += expected * (canary & warm)
-        self._a[1] += expected * (~canary & warm)
-        events = np.flatnonzero(failed & warm)
-        if len(events):
-            self._event(events, canary[events])
-            self._until[index[events]] = now + self._judge.cool_down
-
-        calm = self._failing <= self._trouble
-        self._block(minute, step, canary, calm, residual)
-
-        control = np.flatnonzero(~canary)
-        treated = np.flatnonzero(canary)
-        self._treated(treated, minute, step, index, expected, now)
-        self._controlled(control, minute, step, now)
-
-        if changed or len(events):
+        weighed = expected * warm
+        sums = np.cumsum([weighed * minute.canary, weighed * ~minute.canary], axis=1)
+        order = np.lexsort((step, row))
+        step, row = step[order], row[order]
+        begins = np.searchsorted(row, self._rows)
+        many = np.searchsorted(row, self._rows, side="right") - begins
+        before = np.zeros((2, self.runs))
+        carried = self._a
+        if changed:  # judged with the first operation, whether it is an event or not
+            at_once = (
+                (many > 0) & (step[np.minimum(begins, len(step) - 1)] == 0)
+                if len(step)
+                else (np.zeros(self.runs, dtype=bool))
+            )
             self._weigh()
-        out = live & ((self.e_value >= self._threshold) if changed or len(events) else np.False_)
-        out |= live & (self.collapse >= self._threshold)
-        if out.any():
-            self.collapsed |= out & (self.e_value < self._threshold)
-            self.ended[out] = now
+            self._end(np.flatnonzero(live & ~at_once), np.zeros(self.runs, dtype=np.int64), minute)
+        for turn in range(int(many.max(initial=0))):
+            rows = np.flatnonzero((many > turn) & np.isnan(self.ended))
+            at = step[begins[rows] + turn]
+            soon = at <= last[rows]
+            rows, at = rows[soon], at[soon]
+            if not len(rows):
+                continue
+            now = sums[:, at, rows]
+            self._event(
+                rows, minute.canary[at, rows], *(carried[:, rows] + (now - before[:, rows]))
+            )
+            carried[:, rows] = 0.0
+            before[:, rows] = now
+            self._weigh()
+            place = np.zeros(self.runs, dtype=np.int64)
+            place[rows] = at
+            self._end(rows, place, minute)
+        self._a = carried + (sums[:, -1] - before)
+        out = np.flatnonzero(np.isnan(self.ended) & (last < steps))
+        self.collapsed[out] = True
+        self.ended[out] = minute.at[last[out]]
 
-    def _event(self, rows: Array, canary: Array) -> None:
-        a_c, a_b = self._a[0, rows], self._a[1, rows]
-        self._a[:, rows] = 0.0
+    def _end(self, rows: Array, step: Array, minute: Minute) -> None:
+        """End those of some runs that reached the threshold at a step."""
+        out = rows[self.e_value[rows] >= self._threshold]
+        self.ended[out] = minute.at[step[out]]
+
+    def _event(self, rows: Array, canary: Array, a_c: Array, a_b: Array) -> None:
         both_there = (a_c > 0.0) & (a_b > 0.0)
         if not both_there.all():
             rows, canary = rows[both_there], canary[both_there]
@@ -202,6 +213,16 @@ class Lanes:
         capitals = np.clip(self._ratio[rows] * factors, FLOOR, CEILING)
         self._ratio[rows] = capitals
         self._value[rows] = self._mean(capitals)
+
+    # -- non-inferiority ----------------------------------------------------------------------------
+
+    def _blocks_of(self, minute: Minute, residual: Array) -> None:
+        """Bets against "worse by what matters", block by block, while control is not in trouble."""
+        for step in range(len(minute.at)):
+            canary = minute.canary[step]
+            self._block(minute, step, canary, self._failing <= self._trouble, residual[step])
+            moved = self._failing + (minute.failed[step] - self._failing) * RECENT
+            self._failing = np.where(canary, self._failing, moved)
 
     def _block(
         self, minute: Minute, step: int, canary: Array, calm: Array, residual: Array
@@ -224,83 +245,6 @@ class Lanes:
         )
         self._blocks[:, rows] = 0
         self._sums[:, rows] = 0.0
-
-    # -- control and collapse -----------------------------------------------------------------------
-
-    def _missing(self, rows: Array, now: float) -> Array:
-        """Whether control is missing, as ``ControlWatch.missing`` has it."""
-        judge = self._judge
-        seen = self._observations[rows]
-        turns = self._turns[rows]
-        overdue = turns / np.maximum(self._usual, self._recent[rows])
-        bits = np.frexp(seen.astype(float))[1]
-        patience = judge.overdue + 3.0 * np.maximum(0, bits - 13)
-        late = (overdue >= patience) | (now - self._last_at[rows] >= judge.control_window)
-        missing: Array = (seen == 0) | ((turns > 0) & (overdue >= judge.overdue_in_window) & late)
-        return missing
-
-    def _treated(
-        self, rows: Array, minute: Minute, step: int, index: Array, expected: Array, now: float
-    ) -> None:
-        if not len(rows):
-            return
-        self._moment += 1
-        missing = rows[self._missing(rows, now)]
-        if len(missing):
-            self._bet(missing, minute.failed[step][missing], expected[missing], index, now)
-        mine = index[rows]
-        forgotten = self._heard_step[mine] < self._cleared_step[rows]
-        again = forgotten | (now - self._heard[mine] >= self._judge.control_window)
-        rows, mine = rows[again], mine[again]
-        self._heard[mine] = now
-        self._heard_step[mine] = self._moment
-        self._turns[rows] += 1
-
-    def _controlled(self, rows: Array, minute: Minute, step: int, now: float) -> None:
-        if not len(rows):
-            return
-        unit = minute.unit[step][rows]
-        arrivals = rows[(self._turns[rows] > 0) | (unit != self._last[rows])]
-        self._recent[arrivals] += (self._turns[arrivals] - self._recent[arrivals]) * _RECENT
-        self._turns[arrivals] = 0
-        self._cleared_step[arrivals] = self._moment + 1
-        self._failing[rows] += (minute.failed[step][rows] - self._failing[rows]) * _RECENT
-        self._observations[rows] += 1
-        self._last[rows] = unit
-        self._last_at[rows] = now
-        ending = rows[self._betting[rows]]
-        if len(ending):
-            weight = self._weights(self._episodes[ending])
-            self._settled[ending] += weight * self._capital[ending]
-            self._betting[ending] = False
-            self.collapse[ending] = (
-                self._settled[ending] + 0.0 + np.maximum(0.0, 1.0 - self._begun[ending])
-            )
-
-    @staticmethod
-    def _weights(episodes: Array) -> Array:
-        return np.array([Collapse.weight(episode) for episode in episodes.tolist()])
-
-    def _bet(self, rows: Array, failed: Array, expected: Array, index: Array, now: float) -> None:
-        judge = self._judge
-        q = np.maximum(judge.collapse_floor, judge.collapse_factor * expected)
-        counts = (q < 0.9) & (self._counted[index[rows]] <= now)
-        rows, failed, q = rows[counts], failed[counts], q[counts]
-        if not len(rows):
-            return
-        self._counted[index[rows]] = now + judge.cool_down
-        fresh = rows[~self._betting[rows]]
-        if len(fresh):
-            self._episodes[fresh] += 1
-            self._begun[fresh] += self._weights(self._episodes[fresh])
-            self._betting[fresh] = True
-            self._capital[fresh] = 1.0
-        factor = np.where(failed, 0.9 / q, 0.1 / (1.0 - q))
-        self._capital[rows] = np.clip(self._capital[rows] * factor, FLOOR, CEILING)
-        running = self._weights(self._episodes[rows]) * self._capital[rows]
-        self.collapse[rows] = (
-            self._settled[rows] + running + np.maximum(0.0, 1.0 - self._begun[rows])
-        )
 
     # -- windows ------------------------------------------------------------------------------------
 
@@ -398,7 +342,7 @@ class Lanes:
             & (self.operations > 0)
             & (self.collapse < judge.hold_at)
             & (self.e_value < judge.hold_at)
-            & ~self._missing(self._rows, now)
+            & ~self._control.missing(self._rows, now)
             & (self._failing <= self._trouble)
             & (self.shown() >= judge.promote_at)
         )

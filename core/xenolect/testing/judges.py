@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from xenolect.facts import Observation
@@ -15,6 +15,10 @@ from xenolect.model import Verdict
 
 __all__ = ["JudgeTests"]
 
+# One inherited test runs for many classes, each with a judge of its own: hypothesis asks about that.
+_thorough = settings(
+    deadline=None, max_examples=50, suppress_health_check=[HealthCheck.differing_executors]
+)
 _steps = st.lists(
     st.tuples(
         st.sampled_from(["canary", "control", "control"]),
@@ -75,7 +79,7 @@ class JudgeTests:
         return state, verdict, evidence
 
     @given(_steps)
-    @settings(deadline=None, max_examples=50)
+    @_thorough
     def test_same_records_same_bits(self, steps: Any) -> None:
         """Two judges that see the same records in the same order agree to the last bit."""
         records = _observations(steps)
@@ -85,7 +89,7 @@ class JudgeTests:
         assert self.make().dump(first) == self.make().dump(second)
 
     @given(_steps)
-    @settings(deadline=None, max_examples=50)
+    @_thorough
     def test_batches_do_not_matter(self, steps: Any) -> None:
         """All records in one update leave the same state as one update per record."""
         judge, records = self.make(), _observations(steps)
@@ -95,7 +99,7 @@ class JudgeTests:
         assert judge.dump(state) == judge.dump(singly)
 
     @given(_steps, st.data())
-    @settings(deadline=None, max_examples=50)
+    @_thorough
     def test_dump_and_load_at_any_point(self, steps: Any, data: Any) -> None:
         """A state written and read in mid-stream goes on as if nothing had happened."""
         records = _observations(steps)
@@ -110,7 +114,7 @@ class JudgeTests:
         assert after.dump(state) == before.dump(whole)
 
     @given(_steps)
-    @settings(deadline=None, max_examples=50)
+    @_thorough
     def test_looking_changes_nothing(self, steps: Any) -> None:
         """An update without records gives the verdict as it stands and leaves the state alone."""
         judge = self.make()
@@ -120,7 +124,7 @@ class JudgeTests:
         assert judge.dump(state) == written
 
     @given(_steps)
-    @settings(deadline=None, max_examples=50)
+    @_thorough
     def test_rollback_is_final(self, steps: Any) -> None:
         """After a rollback no record makes it undone."""
         judge = self.make()
