@@ -87,6 +87,10 @@ class EmergenceManager:
         self._breakers.publish = runtime.publish
         self._breakers.later = runtime.later
         self._breakers.journaled = lambda variant_id: runtime.value("breaker", variant_id)
+        self._breakers.agents.population = runtime.performance.agents_of
+        self._breakers.agents.moved = lambda variant_id, agent_id, after: runtime.tell(
+            "breaker.changed", variant_id, agent=agent_id, after=str(after)
+        )
         runtime.appliers["breaker"] = lambda key, value, _, at_open: self._breakers.adopt(
             key, value, at_open
         )
@@ -158,6 +162,7 @@ class EmergenceManager:
         try:
             runtime.flush()
             self.canaries.leave()
+            self._breakers.leave()
             if self._serving:
                 runtime.index.lease(f"process/{runtime.boot}", runtime.boot, runtime.alive(), 0.0)
         finally:
@@ -333,7 +338,7 @@ class EmergenceManager:
                 )
         if not late:
             self._breakers.outcome(
-                current.id, metrics.count - failures, failures, permit, metrics.latency_ms
+                current.id, metrics.count - failures, failures, permit, metrics.latency_ms, agent_id
             )
             self._critical.measured(current, metrics, agent_id, session)
             if critical is not None and agent_id is not None:
@@ -468,6 +473,7 @@ class EmergenceManager:
                 "success_rate": done["promoted"] / total if total else None,
             },
             "breakers_shut": sorted(self._breakers.shut),
+            "agents_ejected": {v: len(out) for v, out in sorted(self._breakers.agents.out.items())},
             "safe_mode": sorted(
                 key
                 for (kind, key), fact in list(runtime.facts.items())
