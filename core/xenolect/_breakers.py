@@ -55,7 +55,9 @@ class Breakers:
         self._rng = rng
         self._ledger = ledger
         self._all: dict[str, VariantBreaker] = {}
-        self.agents = AgentBreakers(machine, times.clock, self.draw)
+        apart = random.Random()  # its draws leave the manager's own stream as it is
+        apart.setstate(rng.getstate())
+        self.agents = AgentBreakers(machine, times.clock, apart.random)
         self._known: dict[str, Record] = {}  # the newest record seen or written, by variant
         self._unreadable: set[str] = set()
         self._unshared: set[str] = set()

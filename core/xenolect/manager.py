@@ -223,10 +223,12 @@ class EmergenceManager:
     ) -> Receipt:
         """Record a measurement of one or many operations; in memory at once.
 
-        A canary proved harmful is shut before this returns; that is not an error of this call.
-        ``durable`` waits for the disk. InvalidMetricsError, LimitError; nothing is recorded then.
+        ``variant`` may be the Selection it was made with: then a permit returns with it. A canary
+        proved harmful is shut before this returns; that is not an error of this call. ``durable``
+        waits for the disk. InvalidMetricsError, LimitError; nothing is recorded then.
         """
-        return self._record(variant, metrics, agent_id, session, durable, None)
+        permit = variant.permit if isinstance(variant, Selection) else None
+        return self._record(variant, metrics, agent_id, session, durable, permit)
 
     def record_many(
         self,
