@@ -94,11 +94,23 @@ class AsyncVariants(_Room[Variants]):
     list = _awaited(Variants.list)
     baseline = _awaited(Variants.baseline)
     propose = _awaited(Variants.propose)
-    update = _awaited(Variants.update)
     start_testing = _awaited(Variants.start_testing)
     activate = _awaited(Variants.activate)
     deprecate = _awaited(Variants.deprecate)
     archive = _awaited(Variants.archive)
+
+    async def update(
+        self,
+        variant: Any,
+        *,
+        expected_version: int | None = None,
+        force: bool = False,
+        **content: Any,
+    ) -> ProtocolVariant:
+        """Change description, changes, requirements or metadata, by compare-and-swap."""
+        return await _on_thread(
+            self._inner.update, variant, expected_version=expected_version, force=force, **content
+        )
 
 
 class AsyncAgents(_Room[Agents]):
