@@ -129,6 +129,10 @@ class Inside:
         self.manager.flush()
         return str(self.manager.variants.get("zstd").status)
 
+    def roll_back(self, variant: str) -> str:
+        """Take a variant back; its status after."""
+        return str(self.manager.rollback(variant, reason="ticket").status)
+
     def churn(self, path: str, tag: str) -> None:
         """Write variants and states for ever; acknowledge each on standard output."""
         self.open(path, background=False)

@@ -18,6 +18,7 @@ from xenolect._critical import Critical
 from xenolect._evidence import ENDED
 from xenolect._guarded_states import GuardedStates
 from xenolect._keys import Keys
+from xenolect._mirroring import Mirroring
 from xenolect._performance import Performance
 from xenolect._points import SERVED, Points
 from xenolect._rollouts import Canaries
@@ -96,6 +97,8 @@ class EmergenceManager:
         )
         runtime.on_tick = self._tick
         self.states.give_up = self._give_up
+        self._mirroring = Mirroring(runtime, self.states)
+        self.states._upkeep.mirror = self._mirroring.upkeep
 
     # -- opening and closing ----------------------------------------------------------------------
 
@@ -142,6 +145,7 @@ class EmergenceManager:
             if config.mode != "normal":
                 runtime.mode = Mode(config.mode)
             manager._serving = process
+            manager._mirroring.open(process)
             if process:
                 manager._renew()
             runtime.start()
@@ -161,6 +165,8 @@ class EmergenceManager:
             return
         try:
             runtime.flush()
+            self.states.close()
+            self._mirroring.close()
             self.canaries.leave()
             self._breakers.leave()
             if self._serving:
@@ -408,6 +414,7 @@ class EmergenceManager:
         runtime.catch_up()
         self._tick(runtime.clock() if now is None else now)
         runtime.run_jobs()
+        self._mirroring.tick()
         runtime.deliver()
 
     def _tick(self, now: float) -> None:
@@ -488,6 +495,7 @@ class EmergenceManager:
             },
             "events_dropped": runtime.dropped_events,
             "stale": runtime.stale,
+            "mirror": self._mirroring.status(),
         }
 
     def plugins(self) -> list[Any]:
