@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any
 from xenolect._journal_objects import JournalObjects, Segment, in_slices
 from xenolect._journal_upkeep import JournalUpkeep
 from xenolect._records import Records
-from xenolect.errors import CorruptError, EmergenceError, NotFoundError, UnavailableError
+from xenolect.errors import (
+    ConfigError,
+    CorruptError,
+    EmergenceError,
+    NotFoundError,
+    UnavailableError,
+)
 from xenolect.facts import Contents, Entry
 
 if TYPE_CHECKING:
@@ -79,13 +85,14 @@ class Mirroring:
     def open(self, serving: bool) -> None:
         """Compare the index with its mirror; CorruptError when the index is behind or another one.
 
-        A store that does not answer is looked at before the first write instead.
+        A store that does not answer, or whose key is not given, is looked at before the first write.
         """
         try:
             self._objects.identity()
             self._look()
-        except UnavailableError as error:
+        except (UnavailableError, ConfigError) as error:  # away, or sealed with a key not given
             log.warning("the mirror of the index can not be looked at now: %s", error)
+            self.error = str(error)
         if serving and (self._behind or self.mirrored < self._runtime.revision):
             # A process that died holds its lease for a while; what another one writes just now is
             # written twice, which is no harm.
