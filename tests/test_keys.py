@@ -411,6 +411,7 @@ def test_rotating_may_die_at_any_call(opened, keys, after, stride):
         except Killed:
             abandon(manager)
         else:
+            abandon(manager)
             break
         works = set()
         for which, settings in (("old", OLD), ("new", NEW)):
@@ -493,7 +494,9 @@ def test_rekeying_seals_what_was_stored_before_there_was_a_cipher(opened, keys, 
     sealed_now = opened(tmp_path / "s", **OLD)
     assert seals(sealed_now, "v") == {"none"}
     problems = sealed_now.states.verify().problems
-    assert {p.key for p in problems} == {f"variants/{n}/state/index.json" for n in ("v", "w")}
+    mirrors = [k for k in sealed_now._runtime.chunks.list("") if k.startswith("journal/")]
+    mirrors += [f"variants/{n}/{m}.json" for n in ("v", "w") for m in ("state/index", "metadata")]
+    assert {p.key for p in problems} == set(mirrors)
     assert "is not sealed, and a cipher is configured" in problems[0].what
     sealed_now.keys.rekey()
     sealed_now.flush()
@@ -520,6 +523,7 @@ def test_rekeying_may_die_at_any_call(opened, keys, stride):
         except Killed:
             abandon(manager)
         else:
+            abandon(manager)
             break
         other = opened(**parts, **OLD)
         assert whole(other)
@@ -535,7 +539,7 @@ def test_rekeying_may_die_at_any_call(opened, keys, stride):
         assert other.states.verify().ok
     else:
         pytest.fail("the scenario never ends")
-    assert resumed == {0, 1, 2}
+    assert resumed == {0, 1, 2} or (stride > 1 and resumed >= {1, 2})
 
 
 # -- shredding ----------------------------------------------------------------------------------------
@@ -648,6 +652,7 @@ def test_shredding_may_die_at_any_call(opened, keys, stride):
         except Killed:
             abandon(manager)
         else:
+            abandon(manager)
             break
         other = opened(**parts, **OLD)
         gone = not other.states.versions("v")

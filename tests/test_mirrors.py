@@ -198,6 +198,7 @@ def many(place, monkeypatch, count, *, merge=1 << 30, checkpoint=1 << 30):
     with open_manager(place, background=False) as manager:
         for i in range(count):
             manager.variants.propose(f"v{i}", {}, id=f"v{i}")
+            manager.tick()
     monkeypatch.undo()
 
 
@@ -308,9 +309,10 @@ def test_one_process_mirrors_for_all(tmp_path):
         (one, two)[i % 2].variants.propose(f"v{i}", {}, id=f"v{i}")
         time.sleep(0.05)
     until = time.monotonic() + 20
-    while one.status()["mirror"]["behind"] and time.monotonic() < until:
+    held = 0
+    while held < 6 and time.monotonic() < until:
         time.sleep(0.05)
-    held = sum(Segment(*map(int, n[:-4].split("-"))).entries for n in segments(tmp_path))
+        held = sum(Segment(*map(int, n[:-4].split("-"))).entries for n in segments(tmp_path))
     assert held == 6  # nothing twice
     one.close()
     two.variants.propose("last", {}, id="last")
@@ -347,7 +349,7 @@ def test_what_a_killed_process_left_out_is_written_at_open(tmp_path):
 def test_a_killed_process_loses_only_what_was_not_flushed(tmp_path):
     """kill -9 and the index gone with it: what was mirrored comes back, a prefix of what was committed."""
     worker = Worker()
-    worker.send("churn", path=str(tmp_path), tag="w")
+    worker.send("churn", path=str(tmp_path), tag="w", background=True)
     until = time.monotonic() + 30
     while len(segments(tmp_path)) < 3 and time.monotonic() < until:
         worker.receive()

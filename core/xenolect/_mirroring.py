@@ -78,7 +78,7 @@ class Mirroring:
         self._held_until = self._tried_at = float("-inf")
         self._flushed_at = time.monotonic()  # a batch may begin now
         self._noticed_at = float("-inf")
-        self._due = self._forced = self._queued = False
+        self._due = self._forced = False
 
     # -- opening and closing ----------------------------------------------------------------------
 
@@ -129,20 +129,11 @@ class Mirroring:
         if self._runtime.background:
             self._start()
             self._wake.set()
-        elif not self._queued:
-            self._queued = True
-            self._runtime.later(self._job)
 
     def _start(self) -> None:
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="xenolect-mirror", daemon=True)
             self._thread.start()
-
-    def _job(self) -> None:
-        self._queued = False
-        if self._due and (self._forced or time.monotonic() - self._flushed_at >= EVERY):
-            forced, self._forced = self._forced, False
-            self._quietly(forced=forced)
 
     def _run(self) -> None:
         while True:
@@ -160,8 +151,11 @@ class Mirroring:
 
     def tick(self) -> None:
         """Without a thread, write what is due."""
-        if not self._runtime.background:
-            self._job()
+        if self._runtime.background or not self._due:
+            return
+        if self._forced or time.monotonic() - self._flushed_at >= EVERY:
+            forced, self._forced = self._forced, False
+            self._quietly(forced=forced)
 
     def acknowledge(self) -> None:
         """Have everything committed so far mirrored, for a rollback's caller; waits 2 s at most."""

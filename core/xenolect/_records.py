@@ -44,21 +44,22 @@ class Records:
             "record": fact.value,
         }
         plain = canonical(document).encode()
-        data = self._objects.seal(_envelope.MIRROR, key, plain, variant_id, fact.version)
+        # For the store and not the variant: shredding a variant's states leaves what it is.
+        data = self._objects.seal(_envelope.MIRROR, key, plain, sequence=fact.version)
         self._objects.chunks.put(key, data, if_absent=False)
 
     def read(self, variant_id: str) -> tuple[int, Any]:
         """The version and the record; NotFoundError, CorruptError."""
         key = _key(variant_id)
-        header, plain = self._objects.get_record(_envelope.MIRROR, key, variant_id)
+        header, plain = self._objects.get_record(_envelope.MIRROR, key)
         try:
             found = json.loads(plain)
             version, record = found["version"], found["record"]
-            mixed = (found["variant"], header.variant_id) != (variant_id, variant_id)
+            owner = found["variant"]
         except (ValueError, TypeError, LookupError) as cause:
             raise CorruptError(f"{key} is no record: {cause!r}", key=key, offset=0) from cause
-        if mixed or header.sequence != version:
-            raise CorruptError(f"{key} is of {header.variant_id!r}: objects were swapped", key=key)
+        if owner != variant_id or header.sequence != version:
+            raise CorruptError(f"{key} is of {owner!r}: objects were swapped", key=key)
         return version, record
 
     def check(self, variant_id: str | None) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 
 import attrs
@@ -99,6 +100,7 @@ class EmergenceManager:
         self.states.give_up = self._give_up
         self._mirroring = Mirroring(runtime, self.states)
         self.states._upkeep.mirror = self._mirroring.upkeep
+        self.keys.reseal = partial(self._mirroring.upkeep.rebuild, dry_run=False)
 
     # -- opening and closing ----------------------------------------------------------------------
 
