@@ -98,6 +98,8 @@ class AsyncVariants(_Room[Variants]):
     activate = _awaited(Variants.activate)
     deprecate = _awaited(Variants.deprecate)
     archive = _awaited(Variants.archive)
+    export = _awaited(Variants.export)
+    import_ = _awaited(Variants.import_)
 
     async def update(
         self,
