@@ -442,7 +442,7 @@ def test_a_reader_reads_only_the_chunks_it_shows():
     """Opening reads no chunk; each one is read when its first byte is asked for, and seeks are free."""
     chunks = FaultyChunks(MemoryChunks(), only="get")
     desk = Desk(chunks=chunks)
-    data = noise(9 * CHUNK + 100)
+    data = noise(7 * CHUNK + 100)
     desk.states.put("zstd", data)
     before = len(chunks.calls)
 

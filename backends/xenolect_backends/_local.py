@@ -28,7 +28,7 @@ from xenolect.errors import (
 )
 from xenolect.objects import TEMPORARY
 
-__all__ = ["LocalFiles", "raise_translated"]
+__all__ = ["LocalFiles", "raise_translated", "read_into"]
 
 _FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 _NO_LINKS = {
@@ -49,6 +49,20 @@ def raise_translated(error: OSError, what: str) -> NoReturn:
             f"{what}: {error}; free some space or raise the quota, nothing was stored"
         ) from error
     raise StorageError(f"{what}: {error}") from error
+
+
+def read_into(path: str, start: int, target: memoryview) -> int:
+    """Fill ``target`` from byte ``start`` of a file on; how many bytes there were. OSError."""
+    with open(path, "rb", buffering=0) as file:
+        if start:
+            file.seek(start)
+        done = 0
+        while done < len(target):
+            read = file.readinto(target[done:])
+            if not read:
+                break
+            done += read
+    return done
 
 
 class LocalFiles:

@@ -17,7 +17,7 @@ from xenolect.interfaces import Buffer, ChunkStore
 from xenolect.objects import as_bytes, check_key, check_prefix, check_range
 from xenolect_backends._endpoints import Endpoint
 from xenolect_backends._fsspec_service import FsspecService
-from xenolect_backends._local import LocalFiles, raise_translated
+from xenolect_backends._local import LocalFiles, raise_translated, read_into
 from xenolect_backends._patience import Patience
 from xenolect_backends._remote import RemoteChunks
 
@@ -66,6 +66,14 @@ class FsspecChunks:
         """Bytes ``[start, stop)``; shorter only at the end of the object."""
         return self._inner.get_range(key, start, stop)
 
+    def get_into(self, key: str, start: int, target: memoryview) -> int:
+        """Fill ``target`` from byte ``start`` on; how many bytes there were."""
+        if isinstance(self._inner, FileChunks):
+            return self._inner.get_into(key, start, target)
+        data = self._inner.get_range(key, start, start + len(target))
+        target[: len(data)] = data
+        return len(data)
+
     def delete(self, key: str) -> None:
         """Remove the object; fine if it is not there."""
         self._inner.delete(key)
@@ -110,6 +118,12 @@ class FileChunks:
         if start == stop and not os.path.isfile(path):  # an empty range says nothing of the object
             raise NotFoundError(f"no object {key!r} in {self._files.root}")
         return self._read(key, lambda: bytes(self._fs.cat_file(path, start=start, end=stop)))
+
+    def get_into(self, key: str, start: int, target: memoryview) -> int:
+        """Fill ``target`` from byte ``start`` on; how many bytes there were."""
+        path = self._files.place(check_key(key))
+        check_range(start, start + len(target))
+        return self._read(key, lambda: read_into(path, start, target))
 
     def delete(self, key: str) -> None:
         """Remove the object; fine if it is not there."""

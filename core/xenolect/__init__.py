@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from xenolect._async import AsyncEmergenceManager
     from xenolect.config import Config
     from xenolect.errors import (
         AccessError,
@@ -58,7 +57,6 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
-    "_async": ["AsyncEmergenceManager"],
     "config": ["Config"],
     "errors": [
         "AccessError",
@@ -116,7 +114,6 @@ __all__ = [
     "Agent",
     "AgentContext",
     "AgentNotFoundError",
-    "AsyncEmergenceManager",
     "BreakerOpenError",
     "BreakerState",
     "BreakerStatus",

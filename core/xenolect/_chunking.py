@@ -6,13 +6,34 @@ the disk and not by memory.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 from xenolect._json_text import text_pieces
 from xenolect.errors import ConflictError, InvalidError, StorageError
 
-__all__ = ["Source", "source_of"]
+__all__ = ["Ring", "Source", "source_of"]
+
+_READS_INTO = (io.BytesIO, io.FileIO, io.BufferedReader, io.BufferedRandom)
+"""Not their subclasses, which may have a ``read`` of their own."""
+
+
+class Ring:
+    """As many buffers as chunks are in the making, used in turn."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+        self._buffers: list[bytearray] = []
+        self._at = 0
+
+    def next(self, size: int) -> memoryview:
+        """The buffer that was used longest ago."""
+        self._at = (self._at + 1) % self._count
+        if len(self._buffers) < self._count:
+            self._buffers.append(bytearray(size))
+            self._at = len(self._buffers) - 1
+        return memoryview(self._buffers[self._at])
 
 
 class Source(Protocol):
@@ -23,8 +44,9 @@ class Source(Protocol):
     size: int | None
     fixed: memoryview | None
 
-    def cut(self, size: int) -> Iterator[bytes | memoryview]:
-        """The content in chunks of ``size`` bytes, the last one shorter; again from the start."""
+    def cut(self, size: int, ring: Ring) -> Iterator[bytes | memoryview]:
+        """The content in chunks of ``size`` bytes, the last one shorter; again from the start. A chunk
+        may lie in the ring, and is good until all of that was used again."""
         ...
 
 
@@ -40,12 +62,16 @@ class BufferSource:
         self.size: int | None = self._view.nbytes
         self.fixed = self._view if isinstance(view.obj, bytes) else None
 
-    def cut(self, size: int) -> Iterator[bytes | memoryview]:
+    def cut(self, size: int, ring: Ring) -> Iterator[bytes | memoryview]:
         """Views of what can not change, copies of what can."""
         for start in range(0, self._view.nbytes, size):
             part = self._view[start : start + size]
-            # A bytearray edited by another thread would get a digest that is not its chunk's.
-            yield part if self.fixed is not None else bytes(part)
+            if self.fixed is None:
+                # A bytearray edited by another thread would get a digest that is not its chunk's.
+                kept = ring.next(size)[: len(part)]
+                kept[:] = part
+                part = kept
+            yield part
 
 
 class StreamSource:
@@ -63,7 +89,7 @@ class StreamSource:
         except (AttributeError, OSError, ValueError):
             self._start = None
 
-    def cut(self, size: int) -> Iterator[bytes | memoryview]:
+    def cut(self, size: int, ring: Ring) -> Iterator[bytes | memoryview]:
         """Chunks; a second time only if the file can go back."""
         if self._begun:
             if self._start is None:
@@ -73,7 +99,29 @@ class StreamSource:
                 )
             self._file.seek(self._start)
         self._begun = True
+        if type(self._file) in _READS_INTO:
+            return self._fill(size, ring)
         return self._read(size)
+
+    def _fill(self, size: int, ring: Ring) -> Iterator[memoryview]:
+        """The same for a file that reads into memory of ours."""
+        count = size
+        while count == size:
+            chunk, count = ring.next(size), 0
+            while count < size:
+                try:
+                    read = self._file.readinto(chunk[count:])
+                except OSError as error:
+                    raise StorageError(f"the file to be stored can not be read: {error}") from error
+                if read is None:
+                    raise InvalidError(
+                        "readinto() of the file to be stored has nothing yet; open it blocking"
+                    )
+                if not read:
+                    break
+                count += read
+            if count:
+                yield chunk[:count]
 
     def _read(self, size: int) -> Iterator[bytes]:
         parts: list[bytes] = []
@@ -115,7 +163,7 @@ class JsonSource:
     def __init__(self, value: Any) -> None:
         self._value = value
 
-    def cut(self, size: int) -> Iterator[bytes | memoryview]:
+    def cut(self, size: int, ring: Ring) -> Iterator[bytes | memoryview]:
         """The text in chunks; the whole value is checked before the first."""
         pending = bytearray()
         for piece in text_pieces(self._value):

@@ -5,7 +5,7 @@ rebuilt from the objects alone and a cipher can bind both to the payload::
 
     offset  size  field
          0     4  magic "XLC2"
-         4     1  kind: 1 chunk, 2 manifest, 3 mirror, 4 rollback point, 5 journal segment, 6 checkpoint
+         4     1  kind: 1 chunk, 2 manifest, 3 mirror, 4 rollback point, 5 journal segment
          5     1  flags: 1 payload is one zstd frame, 2 ``crc`` is set
          6     2  length of the header, with the variant and the check
          8    16  cipher id, ASCII, zero-padded ("none": the payload is not sealed)
@@ -16,7 +16,7 @@ rebuilt from the objects alone and a cipher can bind both to the payload::
         64     8  length of the content
         72     8  length after compression, before sealing
         80     8  written at, milliseconds since the epoch
-        88     4  CRC-32 of a payload that no cipher authenticates, where it is compressed or a mirror
+        88     4  CRC-32 of a compressed payload that no cipher authenticates
         92     1  length of the variant id
         93     n  variant id, ASCII; empty where the object is of the whole store
       93+n     8  check: the first bytes of SHA-256 of everything before
@@ -36,13 +36,13 @@ from typing import TYPE_CHECKING, Any, cast
 
 import attrs
 
+from xenolect._kept import kept
 from xenolect.errors import ConfigError, CorruptError, StorageError
 
 if TYPE_CHECKING:
     from xenolect.interfaces import Buffer, BufferCipher, Cipher
 
 __all__ = [
-    "CHECKPOINT",
     "CHUNK",
     "HEADER_MAX",
     "MANIFEST",
@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 MAGIC = b"XLC2"
-CHUNK, MANIFEST, MIRROR, POINT, SEGMENT, CHECKPOINT = 1, 2, 3, 4, 5, 6
+CHUNK, MANIFEST, MIRROR, POINT, SEGMENT = 1, 2, 3, 4, 5
 ZSTD, CRC = 1, 2
 PLAIN = "none"
 """The cipher id of objects that are not sealed; every store can read those."""
@@ -156,27 +156,36 @@ class Header:
         return header, end
 
 
-def seal(header: Header, plain: Buffer, bound: bytes, cipher: Cipher, compress: bool) -> Buffer:
+def seal(header: Header, plain: Buffer, bound: bytes, cipher: Cipher, compress: bool) -> bytes:
     """One object: compressed where that saves 5 %, then sealed with the header and ``bound``."""
+    return bytes(seal_kept(header, plain, bound, cipher, compress))
+
+
+def seal_kept(
+    header: Header, plain: Buffer, bound: bytes, cipher: Cipher, compress: bool
+) -> memoryview:
+    """``seal`` in memory that is only good until this thread seals the next object."""
     flags, payload, crc = 0, plain, 0
     if compress and len(plain):
         packed = _compressor().compress(plain)
         if len(packed) * _RATIO <= len(plain):
             flags, payload = ZSTD, packed
-    # Chunks, manifests and points have digests elsewhere; nothing else says what a mirror holds.
-    if cipher.id == PLAIN and (flags & ZSTD or header.kind > MANIFEST):
+    if flags & ZSTD and cipher.id == PLAIN:
         flags, crc = flags | CRC, zlib.crc32(payload)
     head = attrs.evolve(
         header, flags=flags, cipher=cipher.id, packed=len(payload), crc=crc
     ).encode()
-    if cipher.id == PLAIN:  # a call would only copy: 0.1 ms for 1 MiB
-        return b"".join((head, payload))
-    direct = _direct(cipher)
-    if direct is None:
-        return b"".join((head, cipher.seal(payload, head + bound)))
-    data = bytearray(len(head) + direct.overhead + len(payload))
+    direct = None if cipher.id == PLAIN else _direct(cipher)
+    if direct is not None:
+        data = kept("sealed", len(head) + direct.overhead + len(payload))
+        data[: len(head)] = head
+        direct.seal_into(payload, head + bound, data[len(head) :])
+        return data
+    if cipher.id != PLAIN:  # for "none" a call would only copy: 0.1 ms for 1 MiB
+        payload = cipher.seal(payload, head + bound)
+    data = kept("sealed", len(head) + len(payload))
     data[: len(head)] = head
-    direct.seal_into(payload, head + bound, memoryview(data)[len(head) :])
+    data[len(head) :] = payload
     return data
 
 
@@ -258,7 +267,7 @@ def _opened(
         if length != header.packed:
             raise _wrong_length(key, start, length, header)
         if room is None or len(room) != length:
-            room = _scratch(length)
+            room = kept("opened", length)
         direct.open_into(sealed, everything, room)
         return room
     except CorruptError as cause:
@@ -276,14 +285,6 @@ def _wrong_length(key: str, start: int, found: int, header: Header) -> CorruptEr
 def _direct(cipher: Cipher) -> BufferCipher | None:
     """The cipher, where it works in its caller's memory."""
     return cast("BufferCipher", cipher) if hasattr(cipher, "seal_into") else None
-
-
-def _scratch(length: int) -> memoryview:
-    """This thread's buffer: a fresh one of 1 MiB costs more than decrypting into it."""
-    kept: bytearray | None = getattr(_local, "scratch", None)
-    if kept is None or len(kept) < length:
-        kept = _local.scratch = bytearray(length)
-    return memoryview(kept)[:length]
 
 
 def _decompress(payload: Buffer, target: memoryview, key: str, start: int) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import secrets
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from xenolect import _envelope
-from xenolect._envelope import CHUNK, MANIFEST, MIRROR, PLAIN, POINT, Header
+from xenolect._envelope import CHUNK, MANIFEST, MIRROR, PLAIN, Header
+from xenolect._kept import kept
 from xenolect._keyring import Keyring
 from xenolect._manifest import FORMAT, Content, Entry, Link, Manifest, assemble, rows
+from xenolect._packs import PACK, Pack
 from xenolect.errors import CorruptError, DuplicateError, NotFoundError, StorageError
 from xenolect.facts import Put, canonical
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xenolect._states import Door
-    from xenolect.interfaces import Buffer, ChunkStore
+    from xenolect.interfaces import Buffer
 
 __all__ = ["STORE", "Objects"]
 
@@ -42,11 +43,6 @@ class Objects:
         self._entries = 0
         self._store: bytes | None = None
         self.keys = Keyring(door, self.identity)
-
-    @property
-    def chunks(self) -> ChunkStore:
-        """Where they are."""
-        return self._door.chunks
 
     def after_fork(self) -> None:
         """Locks belong to the parent's threads."""
@@ -110,16 +106,37 @@ class Objects:
         plain: Buffer,
         digest: bytes,
         write: str,
+        pack: Pack | None = None,
     ) -> Entry:
-        """Store one chunk under a name that was never used."""
+        """Store one chunk under a name that was never used, or add it to a pack."""
         object_id = self.keys.object_id(digest)
-        # A cipher without ids of its own must not tell the digests of contents by names of objects.
-        known = object_id.hex()[:16] if any(object_id) else self._door.token(8)
-        name = f"chunk_{known}-{self._door.token(8)}.bin"
+        if pack is None:
+            # A cipher without ids of its own must not tell the digests of contents by names of objects.
+            known = object_id.hex()[:16] if any(object_id) else self._door.token(8)
+            name = f"chunk_{known}-{self._door.token(8)}.bin"
+        else:
+            name = pack.name
         header = self._header(CHUNK, variant_id, sequence, position, len(plain), write)
-        data = self._seal(header, plain, self._bound(name, digest, object_id))
+        cipher = self.keys.sealer(variant_id)
+        data = _envelope.seal_kept(
+            header,
+            plain,
+            self._bound(name, digest, object_id),
+            cipher,
+            self._door.config.state.compression,
+        )
+        if pack is not None:
+            return Entry(name, pack.add(data), len(data), digest)
         self._publish(_key(variant_id, name), data)
         return Entry(name, 0, len(data), digest)
+
+    def put_pack(self, variant_id: str, pack: Pack) -> None:
+        """Store a pack."""
+        self._publish(_key(variant_id, pack.name), pack.data)
+
+    def pack_name(self) -> str:
+        """A name that was never used."""
+        return f"{PACK}{self._door.token(8)}.bin"
 
     def get_chunk(
         self, variant_id: str, position: int, entry: Entry, target: memoryview, *, tag: bool = False
@@ -165,11 +182,17 @@ class Objects:
         return True
 
     def _fetch(self, key: str, entry: Entry) -> Buffer:
+        """An object, or its part of a pack; only good until this thread fetches the next one."""
+        chunks, alone = self._door.chunks, not entry.object.startswith(PACK)
+        data: Buffer
         try:
-            if entry.offset:
-                data = self._door.chunks.get_range(key, entry.offset, entry.offset + entry.length)
+            if hasattr(chunks, "get_into"):
+                room = kept("fetched", entry.length + alone)  # one byte more shows a longer object
+                data = room[: chunks.get_into(key, entry.offset, room)]
+            elif alone:
+                data = chunks.get(key)
             else:
-                data = self._door.chunks.get(key)
+                data = chunks.get_range(key, entry.offset, entry.offset + entry.length)
         except NotFoundError as cause:
             raise CorruptError(
                 f"{key} is missing; put the state again, or restore a rollback point (`xenolect points list`)",
@@ -285,18 +308,11 @@ class Objects:
     # -- other objects ----------------------------------------------------------------------------
 
     def seal(
-        self,
-        kind: int,
-        key: str,
-        plain: Buffer,
-        variant_id: str = "",
-        sequence: int = 0,
-        position: int = 0,
+        self, kind: int, key: str, plain: Buffer, variant_id: str = "", sequence: int = 0
     ) -> Buffer:
         """The bytes of any object that its key identifies: sealed for its variant, or for the store."""
-        # Mirrors follow real time: their ids would disturb a stream of draws that is to repeat.
-        write = self._door.token(8) if kind == POINT else secrets.token_hex(8)
-        header = self._header(kind, variant_id, sequence, position, len(plain), write)
+        write = self._door.token(8)
+        header = self._header(kind, variant_id, sequence, 0, len(plain), write)
         return self._seal(header, plain, self._named(key))
 
     def unseal(
@@ -362,14 +378,6 @@ class Objects:
         }
         data = self.seal(MIRROR, key, canonical(document).encode(), variant_id, version)
         self._door.chunks.put(key, data, if_absent=False)
-
-    def get_record(
-        self, kind: int, key: str, variant_id: str = "", chunks: ChunkStore | None = None
-    ) -> tuple[Header, bytes]:
-        """Read an object that its key identifies, with its header; NotFoundError, CorruptError."""
-        data = (chunks or self._door.chunks).get(key)
-        plain = self.unseal(kind, key, data, variant_id)
-        return Header.decode(data, key)[0], plain
 
     # -- shared -----------------------------------------------------------------------------------
 

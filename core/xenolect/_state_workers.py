@@ -21,6 +21,14 @@ class Workers:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
+        self._writer: ThreadPoolExecutor | None = None
+
+    def write(self, job: Callable[..., T], *arguments: Any) -> Future[T]:
+        """Run a job that mostly waits for the disk on a thread for such: the others may wait for it."""
+        with self._lock:
+            if self._writer is None:
+                self._writer = ThreadPoolExecutor(THREADS, "xenolect-packs")
+            return self._writer.submit(job, *arguments)
 
     def submit(self, job: Callable[..., T], *arguments: Any) -> Future[T]:
         """Run a job on a thread."""
@@ -63,6 +71,8 @@ class Workers:
     def close(self) -> None:
         """Wait for what runs, and let go of the threads."""
         with self._lock:
-            pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.shutdown()
+            pools = (self._pool, self._writer)
+            self._pool = self._writer = None
+        for pool in pools:
+            if pool is not None:
+                pool.shutdown()

@@ -28,7 +28,7 @@ from xenolect._state_reader import StateReader
 from xenolect._state_versions import Draft, Fenced, Moved, Versions, link_of
 from xenolect._state_workers import Workers
 from xenolect._upkeep import Upkeep
-from xenolect._upload import Progress, Upload, check_size
+from xenolect._upload import WHOLE, Progress, Upload, check_size
 from xenolect.errors import ConflictError, InvalidError, LimitError
 from xenolect.facts import Change, Fact
 from xenolect.model import ProtocolVariant, StateRef
@@ -180,7 +180,8 @@ class States(Maintenance):
         if sha256 is None and source.fixed is not None:
             if parent is not None and root_of(table) == parent.manifest.root:
                 sha256 = parent.manifest.sha256
-            sha256 = sha256 or hashlib.sha256(source.fixed).hexdigest()
+            if sha256 is None and not upload.changed and len(table) <= WHOLE:
+                sha256 = hashlib.sha256(source.fixed).hexdigest()
         draft = Draft(
             table, source.kind, size, config.chunk_size, sha256, head, epoch, began, write
         )
@@ -254,6 +255,7 @@ class States(Maintenance):
 
         try:
             self._workers.each(rewrite, list(touched))
+            upload.finish()
         except BaseException:
             upload.discard(door.chunks)
             raise

@@ -20,6 +20,7 @@ from xenolect.safeguards import Action, Event, Reply
 
 __all__ = [
     "Buffer",
+    "BufferChunkStore",
     "BufferCipher",
     "ChunkStore",
     "Cipher",
@@ -70,6 +71,16 @@ class ChunkStore(Protocol):
         ...
 
 
+class BufferChunkStore(ChunkStore, Protocol):
+    """A chunk store that also reads into its caller's memory: allocating 1 MiB costs more than reading
+    it from the page cache."""
+
+    def get_into(self, key: str, start: int, target: memoryview) -> int:
+        """Fill ``target`` from byte ``start`` of the object on; how many bytes there were, fewer than
+        asked for only at the end of the object. NotFoundError names the key."""
+        ...
+
+
 class Index(Protocol):
     """The one truth. One write door; order is assigned under its write lock."""
 
@@ -101,15 +112,6 @@ class Index(Protocol):
 
     def changes(self, after: int) -> Sequence[Entry]:
         """The journal after a revision, without gaps, oldest first; cheap when there is nothing new."""
-        ...
-
-    def restore(self, contents: Contents, entries: Sequence[Entry]) -> None:
-        """Fill an index that holds no entry: the facts, and the entries that lead to their revision.
-
-        All or nothing, durable. ``entries`` may begin late, where the older ones are lost: then
-        ``changes`` goes on from there, and CorruptError answers who asks for older ones. ConflictError
-        when there is an entry already; InvalidError when the entries do not lead to ``contents``.
-        """
         ...
 
     def append_windows(self, batch: Sequence[Window | Observation]) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from xenolect._bench import durable, measuring, selection
+from xenolect._bench import durable, measuring, selection, states
 from xenolect._bench.rows import FULL, Group, Plan, Progress, Row
 
 __all__ = ["FULL", "GROUPS", "Plan", "Row", "run"]
@@ -19,6 +19,7 @@ GROUPS: dict[str, Group] = {
     "selection": selection.rows,
     "measuring": measuring.rows,
     "durable": durable.rows,
+    "states": states.rows,
 }
 
 

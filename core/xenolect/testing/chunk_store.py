@@ -159,6 +159,13 @@ class ChunkStoreTests(ABC):
         for start, stop in ((0, 10), (0, 1), (3, 7), (9, 10), (5, 5), (0, 99), (7, 99), (10, 20)):
             assert store.get_range("r", start, stop) == b"0123456789"[start:stop]
         assert store.get_range("r", 50, 60) == b""
+        if hasattr(store, "get_into"):
+            for start, length in ((0, 10), (0, 11), (3, 4), (9, 5), (10, 2), (50, 10), (2, 0)):
+                target = bytearray(b"-" * length)
+                count = store.get_into("r", start, memoryview(target))
+                there = b"0123456789"[start : start + length]
+                assert target[:count] == there
+                assert set(target[count:]) <= {ord("-")}
         for start, stop in ((-1, 3), (3, 2), (0, -1)):
             with pytest.raises(InvalidError):
                 store.get_range("r", start, stop)
