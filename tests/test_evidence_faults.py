@@ -215,15 +215,15 @@ class Story:
             lost = {"empty": True, "no canary": canary, "no control": not canary}
             if not lost.get(self.fault, False):
                 times = 5 if self.fault == "duplicated" else 1
-                reports += [(chosen.variant, self.metrics(ok), name)] * times
+                reports += [(chosen, self.metrics(ok), name)] * times
         if self.fault in ("reordered", "duplicated"):
             self.draw.shuffle(reports)
-        for variant, metrics, name in reports:
+        for chosen, metrics, name in reports:
             if self.fault == "nan":
                 with pytest.raises(InvalidMetricsError):
-                    self.manager.record(variant, metrics, name)
+                    self.manager.record(chosen, metrics, name)
             else:
-                self.manager.record(variant, metrics, name)
+                self.manager.record(chosen, metrics, name)
         self.clock.advance(60.0)
         self.manager.tick()
 

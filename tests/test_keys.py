@@ -8,6 +8,8 @@ import os
 import pytest
 
 from xenolect import ConfigError, CorruptError, InvalidError, NotFoundError, TransitionError
+from xenolect.secret import Secret
+from xenolect.testing import KeyProviderTests
 from xenolect_backends.local_keys import EnvKeys, FileKeys, LocalWrapper
 
 FIRST, SECOND = bytes(range(32)), bytes(range(1, 33))
@@ -25,36 +27,59 @@ def sealed(**keys):
     return {"cipher": {"use": "aes-gcm", "keys": keys}}
 
 
+class TestEnvKeys(KeyProviderTests):
+    """The provider ``env``."""
+
+    @pytest.fixture(autouse=True)
+    def use(self, keys):
+        """Two keys."""
+
+    def make(self):
+        return EnvKeys("FIRST_KEY")
+
+    def rotated(self):
+        return EnvKeys("SECOND_KEY", (Secret(env="FIRST_KEY"),))
+
+    def secrets(self):
+        return [FIRST.hex(), repr(FIRST)]
+
+
+class TestFileKeys(KeyProviderTests):
+    """The provider ``file``."""
+
+    @pytest.fixture(autouse=True)
+    def use(self, tmp_path):
+        """Two files."""
+        (tmp_path / "one").write_text(FIRST.hex() + "\n")
+        (tmp_path / "two").write_bytes(base64.b64encode(SECOND))
+        self.place = tmp_path
+
+    def make(self):
+        return FileKeys(str(self.place / "one"))
+
+    def rotated(self):
+        return FileKeys(str(self.place / "two"), (Secret(file=str(self.place / "one")),))
+
+    def secrets(self):
+        return [FIRST.hex(), repr(FIRST)]
+
+
 # -- providers ----------------------------------------------------------------------------------------
 
 
-def test_a_key_wraps_and_unwraps_what_is_bound_to_it(keys, tmp_path):
-    """From a variable or a file, as hex or base64; with another key, in another place, or changed in any
-    bit, it is refused."""
+def test_a_key_is_the_same_from_everywhere(keys, tmp_path):
+    """From a variable or a file, as hex or base64: one id, and each unwraps what the other wrapped."""
     (tmp_path / "key").write_text(f"{SECOND.hex()}\n")
-    first, second = EnvKeys("FIRST_KEY"), FileKeys(str(tmp_path / "key"))
-    wrapped = first.current()[1].wrap(b"k" * 32, b"place")
-    assert first.current()[1].unwrap(wrapped, b"place") == b"k" * 32
-    assert second.current()[0] == EnvKeys("SECOND_KEY").current()[0] != first.current()[0]
-    for wrapper, data, bound in (
-        (second.current()[1], wrapped, b"place"),
-        (first.current()[1], wrapped, b"other"),
-        *((first.current()[1], flipped, b"place") for flipped in flips(wrapped)),
-        *((first.current()[1], wrapped[:n], b"place") for n in range(len(wrapped))),
-    ):
-        with pytest.raises(CorruptError, match="the wrapped key was changed, or was not wrapped"):
-            wrapper.unwrap(data, bound)
-
-
-def flips(data):
-    """Each byte changed in one bit."""
-    return [data[:n] + bytes([data[n] ^ 1 << n % 8]) + data[n + 1 :] for n in range(len(data))]
+    (one, first), (two, second) = (
+        EnvKeys("SECOND_KEY").current(),
+        FileKeys(str(tmp_path / "key")).current(),
+    )
+    assert one == two
+    assert second.unwrap(first.wrap(b"k" * 32, b"place"), b"place") == b"k" * 32
 
 
 def test_an_older_key_is_found_by_its_id(keys):
     """Among ``old``; one that is nowhere is named, with the places that were looked at."""
-    from xenolect.secret import Secret
-
     old_id = EnvKeys("FIRST_KEY").current()[0]
     provider = EnvKeys("SECOND_KEY", (Secret(env="FIRST_KEY"),))
     assert provider.get(old_id) == LocalWrapper(FIRST)
@@ -109,7 +134,7 @@ def test_the_setting_names_a_provider(opened, keys, given):
     ("given", "words"),
     [
         ({}, r"cipher\.keys: required, but not set"),
-        ({"keys": {}}, r'cipher\.keys: expected \{ env = "NAME" \}.*with one of env, file; found nothing'),
+        ({"keys": {}}, r'cipher\.keys: expected \{ env = "NAME" \}.*with one of .*env, file; found nothing'),
         ({"keys": FIRST.hex()}, r"cipher\.keys: expected .*, never the key itself"),
         ({"keys": {"use": "vault"}}, r"cipher\.keys: no plugin offers key provider 'vault'"),
         ({"keys": {"env": "K", "olds": []}}, r"cipher\.keys\.olds: unknown setting, did you mean 'old'"),
@@ -386,6 +411,7 @@ def test_rotating_may_die_at_any_call(opened, keys, after, stride):
         except Killed:
             abandon(manager)
         else:
+            abandon(manager)
             break
         works = set()
         for which, settings in (("old", OLD), ("new", NEW)):
@@ -468,7 +494,9 @@ def test_rekeying_seals_what_was_stored_before_there_was_a_cipher(opened, keys, 
     sealed_now = opened(tmp_path / "s", **OLD)
     assert seals(sealed_now, "v") == {"none"}
     problems = sealed_now.states.verify().problems
-    assert {p.key for p in problems} == {f"variants/{n}/state/index.json" for n in ("v", "w")}
+    mirrors = [k for k in sealed_now._runtime.chunks.list("") if k.startswith("journal/")]
+    mirrors += [f"variants/{n}/{m}.json" for n in ("v", "w") for m in ("state/index", "metadata")]
+    assert {p.key for p in problems} == set(mirrors)
     assert "is not sealed, and a cipher is configured" in problems[0].what
     sealed_now.keys.rekey()
     sealed_now.flush()
@@ -495,6 +523,7 @@ def test_rekeying_may_die_at_any_call(opened, keys, stride):
         except Killed:
             abandon(manager)
         else:
+            abandon(manager)
             break
         other = opened(**parts, **OLD)
         assert whole(other)
@@ -510,7 +539,7 @@ def test_rekeying_may_die_at_any_call(opened, keys, stride):
         assert other.states.verify().ok
     else:
         pytest.fail("the scenario never ends")
-    assert resumed == {0, 1, 2}
+    assert resumed == {0, 1, 2} or (stride > 1 and resumed >= {1, 2})
 
 
 # -- shredding ----------------------------------------------------------------------------------------
@@ -623,6 +652,7 @@ def test_shredding_may_die_at_any_call(opened, keys, stride):
         except Killed:
             abandon(manager)
         else:
+            abandon(manager)
             break
         other = opened(**parts, **OLD)
         gone = not other.states.versions("v")

@@ -129,9 +129,13 @@ class Inside:
         self.manager.flush()
         return str(self.manager.variants.get("zstd").status)
 
-    def churn(self, path: str, tag: str) -> None:
+    def roll_back(self, variant: str) -> str:
+        """Take a variant back; its status after."""
+        return str(self.manager.rollback(variant, reason="ticket").status)
+
+    def churn(self, path: str, tag: str, background: bool = False) -> None:
         """Write variants and states for ever; acknowledge each on standard output."""
-        self.open(path, background=False)
+        self.open(path, background=background)
         for i in range(10**6):
             name = f"{tag}-{i}"
             variant = self.manager.variants.propose(name, {"i": i}, id=name)

@@ -17,6 +17,7 @@ from xenolect.cas import (
     check_after,
     check_change,
     check_cursor,
+    check_lead,
     check_text,
     moment,
     prepare,
@@ -64,6 +65,7 @@ class _Tables:
     lock: threading.Lock = attrs.field(factory=threading.Lock)
     facts: dict[tuple[str, str], tuple[int, str | None]] = attrs.field(factory=dict)
     journal: list[tuple[float, str, str, str]] = attrs.field(factory=list)
+    lost: int = 0  # entries of which only the last one's digest is known
     observations: list[Observation] = attrs.field(factory=list)
     windows: dict[int, Window] = attrs.field(factory=dict)  # in the order they were appended
     appended: int = 0
@@ -189,12 +191,32 @@ class MemoryIndex:
                 f"older one; open it again after finding out why",
                 key="journal",
             )
+        if after < held.lost:
+            raise CorruptError(
+                f"journal entry {max(after, 0) + 1} is missing: the index was restored without it",
+                key=f"journal/{max(after, 0) + 1}",
+            )
         entries = []
         for revision, (at, actor, text, digest) in enumerate(rows, max(after, 0) + 1):
             changes = tuple(map(change_from_json, _value(text)))
             entries.append(Entry(revision, at, actor, changes, previous, digest))
             previous = digest
         return entries
+
+    def restore(self, contents: Contents, entries: Sequence[Entry]) -> None:
+        """Fill an empty index."""
+        held = self._open()
+        with held.lock:
+            lost, digest = check_lead(contents, entries, len(held.journal))
+            held.lost = lost
+            held.journal[:] = [(0.0, "", "[]", digest)] * lost
+            for entry in entries:
+                stored = canonical([change_to_json(change) for change in entry.changes])
+                held.journal.append((entry.at, entry.actor, stored, entry.digest))
+            held.facts.clear()
+            for fact in contents.facts:
+                text = None if fact.value is None else canonical(fact.value)
+                held.facts[fact.kind, fact.key] = (fact.version, text)
 
     def append_windows(self, batch: Sequence[Window | Observation]) -> int:
         """Append measurements; the last observation's sequence so far."""

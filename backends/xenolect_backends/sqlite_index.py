@@ -22,6 +22,7 @@ from xenolect.cas import (
     checked_value,
     moment,
     prepare,
+    restored_rows,
 )
 from xenolect.errors import CorruptError, StorageError
 from xenolect.facts import (
@@ -212,6 +213,14 @@ class SqliteIndex:
                 key=f"journal/{after}",
             )
         return checked_entries(rows, after)
+
+    def restore(self, contents: Contents, entries: Sequence[Entry]) -> None:
+        """Fill an empty index, in one durable transaction."""
+        with self._live().writing(durable=True) as db:
+            head = (db.execute(_HEAD).fetchone() or (0,))[0]
+            journal, facts = restored_rows(contents, entries, head)
+            db.executemany(_ENTRY, journal)
+            db.executemany(_PUT_FACT, facts)
 
     # -- measurements -----------------------------------------------------------------------------
 

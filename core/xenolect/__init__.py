@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from xenolect._async import AsyncEmergenceManager
     from xenolect.config import Config
     from xenolect.errors import (
         AccessError,
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     )
 
 _HOME = {
+    "_async": ["AsyncEmergenceManager"],
     "config": ["Config"],
     "errors": [
         "AccessError",
@@ -114,6 +116,7 @@ __all__ = [
     "Agent",
     "AgentContext",
     "AgentNotFoundError",
+    "AsyncEmergenceManager",
     "BreakerOpenError",
     "BreakerState",
     "BreakerStatus",

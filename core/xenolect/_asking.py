@@ -79,8 +79,9 @@ class Asking:
         refused = self._runtime.refuses(variant, profile.context)
         if refused is not None:
             return refused
-        if variant.id in self._breakers.shut:
-            return f"its breaker is {self._breakers.status(variant.id).state}"
+        shut = self._breakers.reason(variant.id, agent_id)
+        if shut:
+            return shut
         if variant.status == VariantStatus.ACTIVE:
             return ""
         if variant.status == VariantStatus.CANARY:
@@ -100,10 +101,11 @@ class Asking:
             profile, self._runtime.refuses, self._runtime.config.selection.profiles
         )
         scores = self._selector.scores.fresh(structure, mask, profile)
-        eligible = [i for i in mask.eligible if structure.variants[i].id not in self._breakers.shut]
+        reason = self._breakers.reason
+        eligible = [i for i in mask.eligible if not reason(structure.variants[i].id, agent_id)]
         if not eligible or self._runtime.mode is not Mode.NORMAL or structure.safe:
             return self._selector.fallback(
-                structure, mask, profile, agent_id, None, scores
+                structure, mask, profile, agent_id, None, scores, claim=False
             ).variant.id
         winner = max(eligible, key=lambda i: (scores[i], -i))
         winner_id = structure.variants[winner].id
@@ -112,7 +114,7 @@ class Asking:
                 route.control_id == winner_id
                 and mask.canaries[j]
                 and not route.by_session
-                and route.variant.id not in self._breakers.shut
+                and not reason(route.variant.id, agent_id)
                 and routed(agent_id, route.salt, route.ppm)
             ):
                 return route.variant.id
@@ -129,7 +131,11 @@ class Asking:
         )
         scores = self._selector.scores.fresh(structure, mask, profile)
         order = sorted(
-            (i for i in mask.eligible if structure.variants[i].id not in self._breakers.shut),
+            (
+                i
+                for i in mask.eligible
+                if not self._breakers.reason(structure.variants[i].id, agent_id)
+            ),
             key=lambda i: (-scores[i], i),
         )
         only = len(order) == 1
@@ -169,7 +175,11 @@ class Asking:
             for mask, (_, profile) in zip(masks, ends, strict=True)
         ]
         common = [i for i in range(structure.active) if structure.variants[i].id not in excluded]
-        open_ = [i for i in common if structure.variants[i].id not in self._breakers.shut]
+        open_ = [
+            i
+            for i in common
+            if not any(self._breakers.reason(structure.variants[i].id, name) for name, _ in ends)
+        ]
         pinned = runtime.mode is not Mode.NORMAL or structure.safe or not open_
         names = ", ".join(agent_id for agent_id, _ in ends)
         if pinned and structure.baseline in common:

@@ -1,5 +1,5 @@
-"""``manager.breakers``: one breaker per variant, the set of shut ones that selection reads, and how
-processes share them.
+"""``manager.breakers``: one breaker per variant, the set of shut ones that selection reads, how
+processes share them, and those of single agents.
 
 A breaker trips in memory first, so that this process is safe at once; what happened is then written for
 the others, who look once a second and when a wait is over. Latched, forced and disabled breakers are
@@ -17,15 +17,16 @@ from typing import Any
 import attrs
 
 from xenolect import safeguards as sg
+from xenolect._agent_breakers import AgentBreakers
 from xenolect._breaker_records import KEPT, Ledger, Record, Times, read_record, revive
 from xenolect._circuit import ADMITTING, Permit
-from xenolect.breaker import CircuitBreaker
+from xenolect._variant_breaker import VariantBreaker, waiting
 from xenolect.errors import CorruptError, EmergenceError
 from xenolect.facts import Put
 from xenolect.interfaces import Safeguard
 from xenolect.model import BreakerState, BreakerStatus
 
-__all__ = ["Breakers", "VariantBreaker"]
+__all__ = ["Breakers"]
 
 log = logging.getLogger("xenolect.safeguards")
 B = BreakerState
@@ -33,100 +34,6 @@ JOURNALED = (B.LATCHED, B.FORCED_OPEN, B.DISABLED)
 FENCE = 12.0  # seconds a round goes on without its right being renewed, which lasts 15
 IDLE = 2.0  # seconds after which a round nobody used is left to another process
 AGAIN = 0.25  # seconds before a right that another process holds is asked for again
-
-
-class VariantBreaker(CircuitBreaker):
-    """The breaker of one variant: shuts it for selection, and shares what happens."""
-
-    def __init__(self, owner: Breakers, variant_id: str) -> None:
-        self.owner = owner
-        self.origin: str | None = (
-            None  # the record this state is, None while it is this process's news
-        )
-        self.operated = False  # did an operator of this process move it last?
-        self.wanted = False  # was a permit asked for in vain?
-        self.round_until: float | None = None  # this process may probe so long
-        self.round_began = 0.0
-        self.ask_again = 0.0
-        self._used = False  # was a permit of this round taken?
-        self._before_round: tuple[Any, str | None] | None = None
-        super().__init__(
-            variant_id,
-            machine=owner.machine,
-            clock=owner.times.clock,
-            draw=owner.draw,
-            label=f"variant {variant_id!r}",
-        )
-
-    def gate(self, admits: bool) -> None:
-        """Selection passes the variant by while it is shut; at once, under the lock."""
-        if admits:
-            self.owner.shut.discard(self.name)
-        else:
-            self.owner.shut.add(self.name)
-
-    def left(self, before: Any) -> None:
-        """The machine moved it; under the lock."""
-        if self.state.state == B.HALF_OPEN:
-            self._used = self.wanted = False
-            self._before_round = before, self.origin
-        self.origin = None
-
-    def moved(self, before: BreakerState, after: BreakerState) -> None:
-        """The state changed."""
-        self.owner.changed(self, before, after)
-
-    def gave_up(self, reason: str) -> None:
-        """It latched."""
-        self.owner.gave_up(self.name, reason)
-
-    # -- rounds ---------------------------------------------------------------------------------------
-
-    def may_probe(self) -> bool:
-        """Does this process hold the right to probe, or get it now?"""
-        until = self.round_until
-        return (until is not None and self.clock() < until) or self.owner.take_round(self)
-
-    def claim(self) -> Permit | None:
-        """A published permit, without a lock; None when there is none, or the round is not ours."""
-        until = self.round_until
-        if until is not None and self.clock() < until:
-            self._used = True
-            permit = super().claim()
-            if permit is not None:
-                return permit
-        self.wanted = True
-        return None
-
-    def admitted(self) -> None:
-        """A probe was handed out by ``acquire``."""
-        self._used = True
-
-    def withdraw(self) -> bool:
-        """Leave a round that nobody used, as it was before; False when a permit was taken."""
-        with self._lock:
-            if self.state.state != B.HALF_OPEN:
-                return True
-            back = []
-            while self._permits:
-                back.append(self._permits.popleft())
-            # whoever takes a permit says so first: seen here, or the deque was empty for them
-            if self._used:
-                self._permits.extend(back)
-                return False
-            before, origin = self._before_round or (self.state, self.origin)
-            self.replace(waiting(self.state, self.clock(), before.state))
-            self.origin = origin
-            return True
-
-
-def waiting(state: Any, now: float, before: BreakerState = B.OPEN) -> Any:
-    """A half-open state with its wait just over: the next who may probe begins the round.
-
-    ``before`` is what it was until then: a latched one is healed by a single probe.
-    """
-    kind = before if before == B.LATCHED else B.OPEN
-    return attrs.evolve(state, state=kind, until=now, generation=state.generation + 1)
 
 
 class Breakers:
@@ -148,6 +55,9 @@ class Breakers:
         self._rng = rng
         self._ledger = ledger
         self._all: dict[str, VariantBreaker] = {}
+        apart = random.Random()  # its draws leave the manager's own stream as it is
+        apart.setstate(rng.getstate())
+        self.agents = AgentBreakers(machine, times.clock, apart.random)
         self._known: dict[str, Record] = {}  # the newest record seen or written, by variant
         self._unreadable: set[str] = set()
         self._unshared: set[str] = set()
@@ -182,10 +92,11 @@ class Breakers:
         variant_id: str,
         successes: int,
         failures: int,
-        permit: Any = None,
+        permit: Permit | None = None,
         latency_ms: float | None = None,
+        agent_id: str | None = None,
     ) -> None:
-        """Calls ended, with the permit they were made on, if any."""
+        """Calls of one agent ended, with the permit they were made on, if any."""
         breaker = self.of(variant_id)
         slow = 0
         if breaker.slow_call is not None and latency_ms is not None:
@@ -193,16 +104,28 @@ class Breakers:
         if permit is not None:
             permit.started = None  # the latency reported counts, not how long the permit was out
             permit.finish(sg.Outcome(successes, failures, slow))
-        else:
+        elif agent_id is not None and variant_id not in self.shut:
+            self.agents.report(variant_id, agent_id, successes, failures, slow)
+        if (
+            permit is None or permit.circuit is not breaker
+        ):  # an agent's probe is the variant's call
             breaker.report(successes, failures, slow)
 
     def is_shut(self, variant_id: str | None) -> bool:
         """Does the breaker refuse ordinary calls?"""
         return variant_id in self.shut
 
+    def reason(self, variant_id: str, agent_id: str) -> str:
+        """Why the breakers pass a variant by for an agent, in words; "" when they do not."""
+        if variant_id in self.shut:
+            return f"its breaker is {self.of(variant_id).status.state}"
+        mine = self.agents.out.get(variant_id, {}).get(agent_id)
+        return "" if mine is None else f"its breaker for this agent is {mine.status.state}"
+
     def tick(self) -> None:
         """Let time pass for every breaker that is not simply closed; hear of other processes."""
         self.follow()
+        self.agents.tick()
         for breaker in list(self._all.values()):
             state = breaker.state
             if state.state == B.CLOSED and not state.attempts:
@@ -217,6 +140,7 @@ class Breakers:
         """The variant was rolled back or archived: its tokens become stale."""
         breaker = self._all.pop(variant_id, None)
         self.shut.discard(variant_id)
+        self.agents.forget(variant_id)
         if breaker is not None and (breaker.state.state != B.CLOSED or breaker.origin):
             self.later(lambda: self._drop(variant_id))
 
@@ -392,6 +316,16 @@ class Breakers:
                 return True
             breaker.ask_again = now + AGAIN
             return False
+
+    def leave(self) -> None:
+        """Give the rights to probe back, and what is not shared yet to the others, before closing."""
+        with self._sharing:
+            for name in sorted(self._unshared):
+                self.share(name)
+            for breaker in list(self._all.values()):
+                if breaker.round_until is not None:
+                    breaker.round_until = None
+                    self._try(lambda name=breaker.name: self._ledger.end_round(name))  # type: ignore[misc]
 
     def _keep_round(self, breaker: VariantBreaker) -> None:
         """Renew the right to probe; let go of a round that others could use."""

@@ -205,6 +205,7 @@ class Circuit:
     def _step(self, event: sg.Event, at: float | None = None) -> sg.Reply:
         now = self.clock() if at is None else at
         self._fold()
+        self._lease()
         return self._apply(event, now)
 
     def _apply(self, event: sg.Event, now: float) -> sg.Reply:
@@ -372,8 +373,8 @@ class Circuit:
         """Tell the machine of permits taken since it last looked, at the time they were taken."""
         while self._claimed:
             permit = self._claimed.popleft()
-            if permit.generation == self.state.generation:
-                reply = self._step(sg.Acquire(), permit.taken_at)
+            if permit.generation == self.state.generation and permit.taken_at is not None:
+                reply = self._apply(sg.Acquire(), permit.taken_at)
                 if isinstance(reply, sg.Admit):
                     permit.token = reply.token
 
@@ -406,8 +407,6 @@ class Circuit:
 
     def tick(self) -> None:
         """Let time pass."""
-        with self._lock:
-            self._lease()
         self.step(sg.Tick())
 
     # -- looking --------------------------------------------------------------------------------------

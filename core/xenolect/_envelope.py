@@ -5,7 +5,7 @@ rebuilt from the objects alone and a cipher can bind both to the payload::
 
     offset  size  field
          0     4  magic "XLC2"
-         4     1  kind: 1 chunk, 2 manifest, 3 mirror, 4 rollback point, 5 journal segment
+         4     1  kind: 1 chunk, 2 manifest, 3 mirror, 4 rollback point, 5 journal segment, 6 checkpoint
          5     1  flags: 1 payload is one zstd frame, 2 ``crc`` is set
          6     2  length of the header, with the variant and the check
          8    16  cipher id, ASCII, zero-padded ("none": the payload is not sealed)
@@ -16,7 +16,7 @@ rebuilt from the objects alone and a cipher can bind both to the payload::
         64     8  length of the content
         72     8  length after compression, before sealing
         80     8  written at, milliseconds since the epoch
-        88     4  CRC-32 of a compressed payload that no cipher authenticates
+        88     4  CRC-32 of a payload that no cipher authenticates, where it is compressed or a mirror
         92     1  length of the variant id
         93     n  variant id, ASCII; empty where the object is of the whole store
       93+n     8  check: the first bytes of SHA-256 of everything before
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from xenolect.interfaces import Buffer, BufferCipher, Cipher
 
 __all__ = [
+    "CHECKPOINT",
     "CHUNK",
     "HEADER_MAX",
     "MANIFEST",
@@ -57,7 +58,7 @@ __all__ = [
 ]
 
 MAGIC = b"XLC2"
-CHUNK, MANIFEST, MIRROR, POINT, SEGMENT = 1, 2, 3, 4, 5
+CHUNK, MANIFEST, MIRROR, POINT, SEGMENT, CHECKPOINT = 1, 2, 3, 4, 5, 6
 ZSTD, CRC = 1, 2
 PLAIN = "none"
 """The cipher id of objects that are not sealed; every store can read those."""
@@ -170,7 +171,8 @@ def seal_kept(
         packed = _compressor().compress(plain)
         if len(packed) * _RATIO <= len(plain):
             flags, payload = ZSTD, packed
-    if flags & ZSTD and cipher.id == PLAIN:
+    # Chunks, manifests and points have digests elsewhere; nothing else says what a mirror holds.
+    if cipher.id == PLAIN and (flags & ZSTD or header.kind > MANIFEST):
         flags, crc = flags | CRC, zlib.crc32(payload)
     head = attrs.evolve(
         header, flags=flags, cipher=cipher.id, packed=len(payload), crc=crc

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -204,6 +204,9 @@ class Keys:
 
     # -- data keys --------------------------------------------------------------------------------
 
+    # set by the manager: writes mirrors that are not sealed, or damaged, again
+    reseal: Callable[[], object] = staticmethod(lambda: None)
+
     def rekey(
         self, variant: Any = None, dry_run: bool = False, progress: Progress = None
     ) -> Rekeyed:
@@ -214,7 +217,10 @@ class Keys:
         """
         self._suite()
         one = None if variant is None else self._runtime.variant(variant).id
-        return Rekey(self._runtime, self._states).run(one, dry_run, progress)
+        done = Rekey(self._runtime, self._states).run(one, dry_run, progress)
+        if not dry_run:
+            self.reseal()
+        return done
 
     def shred(self, variant: Any, dry_run: bool = False, progress: Progress = None) -> Shredded:
         """Destroy the data keys of a variant, and with them all of its states and rollback points, also

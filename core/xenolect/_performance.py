@@ -176,6 +176,11 @@ class Performance:
         self._pending += 1
         self.stamp += 1
 
+    def agents_of(self, variant_id: str) -> int:
+        """How many agents spoke a variant within the hour, in this process."""
+        track = self.tracks.get(variant_id)
+        return 0 if track is None else len(track.agents.counts)
+
     def observe(self, observation: Observation) -> None:
         """Queue evidence of a rollout; the caller holds ``fold``."""
         self._observations.append(observation)

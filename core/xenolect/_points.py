@@ -144,6 +144,7 @@ class Points(Kept):
             finally:
                 runtime.performance.give_back(windows, observations)
         if done:
+            runtime.mirror()  # a rollback survives the loss of the index once it is acknowledged
             self._told(current, reason, skipped, blame=blame, lost=value is None and bool(skipped))
         now = runtime.variant(current.id)
         return now if done or now.status in SERVED else self._back(now)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from xenolect._state_versions import Versions
     from xenolect._state_workers import Workers
     from xenolect._states import Door
-    from xenolect._upkeep import Upkeep
+    from xenolect._upkeep import Mirror, Upkeep
     from xenolect._upload import Progress
     from xenolect.model import StateRef
 
@@ -75,10 +75,14 @@ class Repair:
         """Verify, heal what can be, give up what can not, note what stays damaged."""
         report = self._upkeep.verify(variant_id, True, progress, workers)
         problems = [*report.problems, *report.known]
+        mirrors: list[Mirror] = [
+            self._copies,
+            *([self._upkeep.mirror] if self._upkeep.mirror else []),
+        ]
         rewritten = [
             problem.key
             for problem in problems
-            if self._copies.holds(problem.key) and (dry_run or self._copies.rewrite(problem))
+            if any(m.holds(problem.key) and (dry_run or m.rewrite(problem)) for m in mirrors)
         ]
         bad = {(p.key, p.offset or 0) for p in problems} - {(key, 0) for key in rewritten}
         healed: list[Healed] = []
@@ -87,7 +91,11 @@ class Repair:
             known = self._known_copies(bad)
             for owner in sorted(self._owners(variant_id)):
                 self._mend(owner, bad, known, dry_run, healed, lost)
-        broken = [p for p in problems if not self._copies.holds(p.key)]
+        broken = [
+            p
+            for p in problems
+            if p.variant_id and not any(mirror.holds(p.key) for mirror in mirrors)
+        ]
         if not dry_run:
             self._note(broken, healed)
         keys = tuple(sorted({p.key for p in broken}))

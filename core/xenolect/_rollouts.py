@@ -275,6 +275,8 @@ class Canaries:
         """Weigh one measurement in every rollout it belongs to; the caller holds ``fold``."""
         if not self._rollouts:
             return
+        if agent_id is not None and self._breakers.agents.is_out(variant.id, agent_id):
+            return  # an agent that was taken out is evidence in neither arm
         earlier: list[tuple[Rollout, str]] = []
         for rollout in self._of(variant.protocol):
             if variant.id not in (rollout.variant_id, rollout.control_id):
@@ -502,9 +504,14 @@ class Canaries:
         if now - rollout.listened_at < interval:
             return
         rollout.listened_at = now
+        out = self._breakers.agents.is_out
         found = silences(
             rollout,
-            lambda unit: unit in runtime.agents and self._eligible(rollout, unit),
+            lambda unit: (
+                unit in runtime.agents
+                and not any(out(each, unit) for each in (rollout.variant_id, rollout.control_id))
+                and self._eligible(rollout, unit)
+            ),
             now,
             interval,
             runtime.boot,

@@ -138,6 +138,8 @@ class Runtime:
         self._flushed_at = self.clock()
         self._thread: threading.Thread | None = None
         self.on_flushed: Callable[[], None] = lambda: None
+        self.applied: Callable[[Entry], None] = lambda _: None
+        self.mirror: Callable[[], None] = lambda: None  # returns when what is committed is mirrored
         self.on_tick: Callable[[float], None] = lambda _: None
 
     # -- time and chance --------------------------------------------------------------------------
@@ -302,6 +304,7 @@ class Runtime:
                 self._dirty.add(change.key)
         self.revision = entry.revision
         self.digest = entry.digest
+        self.applied(entry)
 
     def load(self) -> None:
         """Read everything at open."""

@@ -42,6 +42,7 @@ class Selector:
         self._runtime = runtime
         self._breakers = breakers
         self._shut = breakers.shut
+        self._out = breakers.agents.out
         config = runtime.config
         self.scores = Scores(runtime)
         self._dwell = config.selection.min_dwell
@@ -125,17 +126,15 @@ class Selector:
             pin_key = (protocol, session)
             pinned = self._pins.get(pin_key)
             if pinned is not None:
-                found = self._pinned(structure, mask, pinned[0])
+                found = self._pinned(structure, mask, pinned[0], agent_id)
                 if found >= 0:
                     return self.answer(
                         structure, mask, profile, found, agent_id, session, scores, pinned[1]
                     )
 
         best = self._best(structure, mask, scores, protocol, agent_id)
-        if (
-            best < 0
-        ):  # everything is shut: who is served anyway may as well be a probe, so that it heals
-            probe = self._probe(structure, mask) if self._shut else None
+        if best < 0:  # who is served anyway may as well be a probe, so that what is shut heals
+            probe = self._probe(structure, mask, agent_id)
             if probe is None:
                 return self.fallback(structure, mask, profile, agent_id, session, scores)
             index, permit = probe
@@ -155,8 +154,8 @@ class Selector:
         reason = self._reason(structure, mask, winner, protocol, agent_id)
         if structure.routes and not runtime.stale:
             index, reason, permit = self._route(structure, mask, winner, reason, agent_id, session)
-        if permit is None and index == winner and self._breakers.shut:
-            probe = self._probe(structure, mask)
+        if permit is None and index == winner and (self._shut or self._out):
+            probe = self._probe(structure, mask, agent_id)
             if probe is not None:
                 index, permit = probe
                 reason = Reason.BEST
@@ -175,10 +174,14 @@ class Selector:
         agent_id: str,
     ) -> int:
         """The index of the choice without any rollout, stickiness included; -1 for none."""
-        shut, variants = self._shut, structure.variants
+        shut, out, variants = self._shut, self._out, structure.variants
         best, best_score = -1, -math.inf
         for i in mask.eligible:
-            if scores[i] > best_score and variants[i].id not in shut:
+            if (
+                scores[i] > best_score
+                and variants[i].id not in shut
+                and not (out and agent_id in out.get(variants[i].id, ()))
+            ):
                 best, best_score = i, scores[i]
         if best < 0:
             return -1
@@ -186,7 +189,7 @@ class Selector:
         sticky = self._sticky.get(key)
         if sticky is not None and sticky[0] != variants[best].id:
             for i in mask.eligible:
-                if variants[i].id == sticky[0] and sticky[0] not in shut:
+                if variants[i].id == sticky[0] and self._admits(sticky[0], agent_id):
                     young = self._runtime.clock() - sticky[1] < self._dwell
                     if young or best_score - scores[i] <= self._hysteresis:
                         return i
@@ -204,9 +207,9 @@ class Selector:
             return Reason.DEGRADED
         if len(mask.eligible) == 1:
             return Reason.ONLY
-        scores, shut = mask.scores, self._shut
+        scores = mask.scores
         for i in mask.eligible:
-            if scores[i] > scores[winner] and structure.variants[i].id not in shut:
+            if scores[i] > scores[winner] and self._admits(structure.variants[i].id, agent_id):
                 return Reason.STICKY
         return Reason.BEST
 
@@ -234,24 +237,37 @@ class Selector:
                         return structure.active + j, Reason.CANARY, permit
                 continue
             if routed(unit, route.salt, route.ppm):
-                return structure.active + j, Reason.CANARY, None
+                if agent_id not in self._out.get(route.variant.id, ()):
+                    return structure.active + j, Reason.CANARY, None
+                permit = self._breakers.agents.claim(route.variant.id, agent_id)
+                if permit is not None:
+                    return structure.active + j, Reason.CANARY, permit
+                continue
             if route.ppm:
                 reason = Reason.CONTROL
         return winner, reason, None
 
-    def _probe(self, structure: Structure, mask: Mask) -> tuple[int, Any] | None:
+    def _admits(self, variant_id: str, agent_id: str) -> bool:
+        """Do the breakers admit ordinary calls of this agent?"""
+        return variant_id not in self._shut and agent_id not in self._out.get(variant_id, ())
+
+    def _claim(self, variant_id: str, agent_id: str) -> Any:
+        """A permit where a breaker is half open, the variant's or the agent's own; or None."""
+        if variant_id in self._shut:
+            return self._breakers.claim(variant_id)
+        return self._breakers.agents.claim(variant_id, agent_id) if self._out else None
+
+    def _probe(self, structure: Structure, mask: Mask, agent_id: str) -> tuple[int, Any] | None:
         """A permit of a half-open active variant: few calls, whatever its score, so that it heals."""
         for i in mask.eligible:
-            variant_id = structure.variants[i].id
-            if variant_id in self._shut:
-                permit = self._breakers.claim(variant_id)
-                if permit is not None:
-                    return i, permit
+            permit = self._claim(structure.variants[i].id, agent_id)
+            if permit is not None:
+                return i, permit
         return None
 
-    def _pinned(self, structure: Structure, mask: Mask, variant_id: str) -> int:
+    def _pinned(self, structure: Structure, mask: Mask, variant_id: str, agent_id: str) -> int:
         """The index of a pinned variant, if it may still be served; else -1."""
-        if variant_id in self._shut or variant_id in mask.refused:
+        if variant_id in mask.refused or not self._admits(variant_id, agent_id):
             return -1
         for i, variant in enumerate(structure.variants):
             if variant.id == variant_id:
@@ -274,14 +290,17 @@ class Selector:
         agent_id: str,
         session: str | None,
         scores: Sequence[float],
+        claim: bool = True,
     ) -> Selection:
-        """The fallback, whatever its breaker says; never against its requirements."""
+        """The fallback, whatever its breaker says, as a probe if it wants one; never against its
+        requirements."""
         index = structure.baseline
         if index >= 0 and structure.variants[index].id not in mask.refused:
+            permit = self._claim(structure.variants[index].id, agent_id) if claim else None
             return self.answer(
-                structure, mask, profile, index, agent_id, session, scores, Reason.BASELINE
+                structure, mask, profile, index, agent_id, session, scores, Reason.BASELINE, permit
             )
-        excluded = self._excluded(structure, mask)
+        excluded = self._excluded(structure, mask, agent_id)
         why = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
         raise NoCompatibleVariantError(
             f"no variant of {structure.protocol!r} may be served to agent {agent_id!r}"
@@ -306,7 +325,7 @@ class Selector:
         def explain() -> tuple[Mapping[str, float], Mapping[str, str]]:
             _, _, columns = self.scores.columns(structure.variants, structure, profile)
             parts = {name: answer[index] for name, answer in columns.items()}
-            return freeze(parts), freeze(self._excluded(structure, mask))
+            return freeze(parts), freeze(self._excluded(structure, mask, agent_id))
 
         return Selection(
             structure.variants[index],
@@ -320,12 +339,12 @@ class Selector:
             explain,
         )
 
-    def _excluded(self, structure: Structure, mask: Mask) -> dict[str, str]:
+    def _excluded(self, structure: Structure, mask: Mask, agent_id: str) -> dict[str, str]:
         excluded = dict(mask.refused)
         for variant in structure.variants:
-            if variant.id in self._shut and variant.id not in excluded:
-                status = self._breakers.status(variant.id)
-                excluded[variant.id] = f"its breaker is {status.state}"
+            reason = self._breakers.reason(variant.id, agent_id)
+            if reason and variant.id not in excluded:
+                excluded[variant.id] = reason
         return excluded
 
     def forget(self, variant_id: str) -> None:

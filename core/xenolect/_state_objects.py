@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
 from xenolect import _envelope
-from xenolect._envelope import CHUNK, MANIFEST, MIRROR, PLAIN, Header
+from xenolect._envelope import CHUNK, MANIFEST, MIRROR, PLAIN, POINT, Header
 from xenolect._kept import kept
 from xenolect._keyring import Keyring
 from xenolect._manifest import FORMAT, Content, Entry, Link, Manifest, assemble, rows
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from xenolect._states import Door
-    from xenolect.interfaces import Buffer
+    from xenolect.interfaces import Buffer, ChunkStore
 
 __all__ = ["STORE", "Objects"]
 
@@ -43,6 +44,11 @@ class Objects:
         self._entries = 0
         self._store: bytes | None = None
         self.keys = Keyring(door, self.identity)
+
+    @property
+    def chunks(self) -> ChunkStore:
+        """Where they are."""
+        return self._door.chunks
 
     def after_fork(self) -> None:
         """Locks belong to the parent's threads."""
@@ -308,11 +314,18 @@ class Objects:
     # -- other objects ----------------------------------------------------------------------------
 
     def seal(
-        self, kind: int, key: str, plain: Buffer, variant_id: str = "", sequence: int = 0
+        self,
+        kind: int,
+        key: str,
+        plain: Buffer,
+        variant_id: str = "",
+        sequence: int = 0,
+        position: int = 0,
     ) -> Buffer:
         """The bytes of any object that its key identifies: sealed for its variant, or for the store."""
-        write = self._door.token(8)
-        header = self._header(kind, variant_id, sequence, 0, len(plain), write)
+        # Mirrors follow real time: their ids would disturb a stream of draws that is to repeat.
+        write = self._door.token(8) if kind == POINT else secrets.token_hex(8)
+        header = self._header(kind, variant_id, sequence, position, len(plain), write)
         return self._seal(header, plain, self._named(key))
 
     def unseal(
@@ -378,6 +391,14 @@ class Objects:
         }
         data = self.seal(MIRROR, key, canonical(document).encode(), variant_id, version)
         self._door.chunks.put(key, data, if_absent=False)
+
+    def get_record(
+        self, kind: int, key: str, variant_id: str = "", chunks: ChunkStore | None = None
+    ) -> tuple[Header, bytes]:
+        """Read an object that its key identifies, with its header; NotFoundError, CorruptError."""
+        data = (chunks or self._door.chunks).get(key)
+        plain = self.unseal(kind, key, data, variant_id)
+        return Header.decode(data, key)[0], plain
 
     # -- shared -----------------------------------------------------------------------------------
 

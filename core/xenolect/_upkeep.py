@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Protocol
 
 from xenolect import _envelope
 from xenolect._codec import moment
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from xenolect._states import Door
     from xenolect._upload import Progress
 
-__all__ = ["Upkeep"]
+__all__ = ["Mirror", "Upkeep"]
 
 _OURS = re.compile(
     r"variants/(?P<variant>[a-z0-9._-]+)/state/"
@@ -32,6 +32,22 @@ _OURS = re.compile(
     r"|(?P<sequence>[0-9]{8,})(?P<beside>-[0-9a-f]{16})?\.json)"
 )
 Place = tuple[str, int, int]  # an object's key, and offset and length of a part of it
+
+
+class Mirror(Protocol):
+    """Objects that repeat what the index says, checked and written by whoever knows the index."""
+
+    def check(self, variant_id: str | None, /) -> Iterable[Problem]:
+        """What is wrong with them."""
+        ...
+
+    def holds(self, key: str, /) -> bool:
+        """Is this one of them?"""
+        ...
+
+    def rewrite(self, problem: Problem, /) -> bool:
+        """Write one again; False where it can not be."""
+        ...
 
 
 class Upkeep:
@@ -42,6 +58,7 @@ class Upkeep:
         self._objects = objects
         self._versions = versions
         self._copies = Copies(door, objects, versions)
+        self.mirror: Mirror | None = None  # of the index, which is not the state store's own
 
     # -- verifying --------------------------------------------------------------------------------
 
@@ -93,6 +110,8 @@ class Upkeep:
                         Problem(key, offset, None, None, f"{key} is missing", owner, version)
                     )
         problems.extend(self._copies.check(variant_id))
+        if self.mirror is not None:
+            problems.extend(self.mirror.check(variant_id))
         problems.sort(key=lambda problem: (problem.key, problem.offset or 0))
         known = self._known(problems)
         fresh = tuple(problem for problem in problems if problem not in known)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -25,10 +26,16 @@ from xenolect.facts import Change, Put
 from xenolect.model import ProtocolVariant, VariantStatus
 from xenolect.predicates import check_predicate
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+    from xenolect._exchange import Imported
+
 __all__ = ["Variants"]
 
 S = VariantStatus
 Changes = list[Change]
+Names = list[str]
 VariantList = list[ProtocolVariant]
 CONTENT = ("description", "changes", "requirements", "optional", "conflicts", "metadata")
 
@@ -128,12 +135,7 @@ class Variants:
         )
 
         def build() -> Sequence[Change]:
-            live = sum(v.status in LIVE for v in runtime.variants.values())
-            if live >= runtime.config.max_variants:
-                raise LimitError(
-                    f"{live} variants are stored and not archived, max_variants is "
-                    f"{runtime.config.max_variants}; archive some or raise it"
-                )
+            self._check_room(1)
             if runtime.fact("variant", variant_id) is not None:
                 raise DuplicateError(
                     f"variant id {variant_id!r} is taken or was once; ids are never used again"
@@ -315,6 +317,93 @@ class Variants:
 
     # -- inside -----------------------------------------------------------------------------------
 
+    # -- files ------------------------------------------------------------------------------------
+
+    def export(
+        self,
+        variants: Iterable[Any] | None,
+        path: str | os.PathLike[str],
+        *,
+        key: Ed25519PrivateKey | bytes | None = None,
+    ) -> int:
+        """Write variants (None: all) into a file with a digest; how many. ``key`` signs it (Ed25519).
+
+        Content only: states and measurements stay here. VariantNotFoundError.
+        """
+        from xenolect._exchange import write_file
+
+        chosen = self.list() if variants is None else [self.get(each) for each in variants]
+        write_file(path, [_exported(variant) for variant in chosen], key)
+        return len(chosen)
+
+    def import_(
+        self, path: str | os.PathLike[str], *, trust: Iterable[str | bytes] | None = None
+    ) -> Imported:
+        """Take the variants of a file in as PROPOSED, in one commit; those in conflict are reported.
+
+        ``trust``: public keys, one of which must have signed it. CorruptError, AccessError, LimitError,
+        InvalidVariantError: nothing is imported then.
+        """
+        from xenolect._exchange import Imported, read_file
+
+        found, signer = read_file(path, trust)
+        new: VariantList = []
+        same: Names = []
+        conflicts: dict[str, str] = {}
+        for row in found:
+            variant = self._imported(row)
+            old = self._runtime.variants.get(variant.id)
+            if old is not None and _exported(old) == _exported(variant):
+                same.append(variant.id)
+            elif self._runtime.fact("variant", variant.id) is not None:
+                conflicts[variant.id] = "the id is taken here by other content"
+            elif any(other.id == variant.id for other in new):
+                conflicts[variant.id] = "the id stands twice in the file"
+            else:
+                new.append(variant)
+        known = {*self._runtime.variants, *(variant.id for variant in new)}
+        orphans = [v for v in new if v.parent_id is not None and v.parent_id not in known]
+        new = [attrs.evolve(v, parent_id=None) if v in orphans else v for v in new]
+
+        def build() -> Sequence[Change]:
+            self._check_room(len(new))
+            return [Put("variant", v.id, variant_to_json(v), 0) for v in new]
+
+        self._runtime.commit_retrying(build, actor="import")
+        for variant in new:
+            self._runtime.tell("variant.proposed", variant.id, by_agent=None)
+        self._runtime.settle()
+        return Imported(tuple(v.id for v in new), tuple(same), conflicts, signer)
+
+    def _imported(self, row: Mapping[str, Any]) -> ProtocolVariant:
+        """A row of a file, checked like a proposal."""
+        content = _content(**{name: row.get(name, {}) for name in CONTENT})
+        check_content(content["changes"], content["metadata"])
+        parent = row.get("parent_id")
+        now = moment(self._runtime.clock())
+        return ProtocolVariant(
+            id=check_id(row.get("id"), "variant id", InvalidVariantError),
+            protocol=check_id(row.get("protocol", "default"), "protocol", InvalidVariantError),
+            parent_id=None
+            if parent is None
+            else check_id(parent, "parent id", InvalidVariantError),
+            created_at=now,
+            updated_at=now,
+            **content,
+        )
+
+    def _check_room(self, more: int) -> None:
+        """LimitError when ``max_variants`` leaves no room for so many more."""
+        live = sum(v.status in LIVE for v in self._runtime.variants.values())
+        most = self._runtime.config.max_variants
+        if live + more > most:
+            raise LimitError(
+                f"{live} variants are stored and not archived, max_variants is {most}; archive some "
+                f"or raise it"
+            )
+
+    # -- for the other parts ----------------------------------------------------------------------
+
     def put(self, variant: ProtocolVariant, expected: int | None) -> Put:
         """The change that stores a variant; fields of later releases are kept."""
         stored = self._runtime.value("variant", variant.id) or {}
@@ -337,6 +426,12 @@ class Variants:
         self._runtime.tell(event, current.id)
         self._runtime.settle()
         return self.get(current.id)
+
+
+def _exported(variant: ProtocolVariant) -> dict[str, Any]:
+    """What a file says of a variant."""
+    document = variant_to_json(variant)
+    return {name: document[name] for name in ("id", "protocol", "parent_id", *CONTENT)}
 
 
 def _content(**given: Any) -> dict[str, Any]:

@@ -13,10 +13,13 @@ from xenolect.errors import ConflictError, CorruptError, DuplicateError, Invalid
 from xenolect.facts import (
     GENESIS,
     Change,
+    Contents,
     Entry,
     Put,
     canonical,
     change_from_json,
+    change_to_json,
+    digest_entry,
     digest_entry_text,
     digest_fact_text,
 )
@@ -26,11 +29,13 @@ __all__ = [
     "check_after",
     "check_change",
     "check_cursor",
+    "check_lead",
     "check_text",
     "checked_entries",
     "checked_value",
     "moment",
     "prepare",
+    "restored_rows",
 ]
 
 Prepared = tuple[Change, str | None]
@@ -197,3 +202,50 @@ def checked_entries(
         entries.append(Entry(revision, at, actor, changes, previous, digest))
         previous = digest
     return entries
+
+
+def check_lead(contents: Contents, entries: Sequence[Entry], head: int) -> tuple[int, str]:
+    """The revision and digest before ``entries``, which must lead to ``contents``; ``head``, that of the
+    index to fill, must be 0. ConflictError, InvalidError."""
+    if head:
+        raise ConflictError(
+            f"the index is at revision {head} and not empty; restore into a new one",
+            expected=0,
+            found=head,
+        )
+    if not entries:
+        return contents.revision, contents.digest
+    before = entries[0].revision - 1, entries[0].previous
+    revision, digest = before
+    for entry in entries:
+        found = digest_entry(digest, entry.revision, entry.at, entry.actor, entry.changes)
+        if (entry.revision, entry.previous, entry.digest) != (revision + 1, digest, found):
+            raise InvalidError(f"entry {entry.revision} does not follow from the one before")
+        revision, digest = entry.revision, entry.digest
+    if (revision, digest) != (contents.revision, contents.digest):
+        raise InvalidError(
+            f"the entries lead to revision {revision}, the facts are of {contents.revision}"
+        )
+    return before
+
+
+def restored_rows(
+    contents: Contents, entries: Sequence[Entry], head: int
+) -> tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]:
+    """The rows of an index to be filled: of its journal (revision, previous, actor, at, changes,
+    digest), and of its facts (kind, key, version, text, digest). ConflictError, InvalidError.
+
+    Where older entries are lost, the row before the first one keeps their digest; ``checked_entries``
+    tells who asks for an older one that it is missing.
+    """
+    lost, digest = check_lead(contents, entries, head)
+    journal: list[tuple[Any, ...]] = [(lost, GENESIS, "", 0.0, "[]", digest)] if lost else []
+    for each in entries:
+        text = canonical([change_to_json(change) for change in each.changes])
+        journal.append((each.revision, each.previous, each.actor, each.at, text, each.digest))
+    facts = []
+    for fact in contents.facts:
+        value = None if fact.value is None else canonical(fact.value)
+        digest = digest_fact_text(fact.kind, fact.key, fact.version, value or "null")
+        facts.append((fact.kind, fact.key, fact.version, value, digest))
+    return journal, facts

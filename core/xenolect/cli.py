@@ -27,6 +27,7 @@ COMMANDS = {
     "plugins": ("plugins", "Show every plugin: loaded, left out and why, blocked."),
     "points": ("points", "List, create, verify and restore rollback points."),
     "propose": ("propose", "Propose a variant, from options or from JSON files."),
+    "reindex": ("reindex", "Rebuild a lost index from its mirror, or the mirror from the index."),
     "replay": ("replay", "Recompute what was decided, and check that nobody edited it."),
     "rollback": ("rollback", "Take a variant back to its last proven point."),
     "select": ("select", "Say which variant an agent is served, and its score."),

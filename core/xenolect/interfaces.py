@@ -114,6 +114,15 @@ class Index(Protocol):
         """The journal after a revision, without gaps, oldest first; cheap when there is nothing new."""
         ...
 
+    def restore(self, contents: Contents, entries: Sequence[Entry]) -> None:
+        """Fill an index that holds no entry: the facts, and the entries that lead to their revision.
+
+        All or nothing, durable. ``entries`` may begin late, where the older ones are lost: then
+        ``changes`` goes on from there, and CorruptError answers who asks for older ones. ConflictError
+        when there is an entry already; InvalidError when the entries do not lead to ``contents``.
+        """
+        ...
+
     def append_windows(self, batch: Sequence[Window | Observation]) -> int:
         """Append measurements in one transaction; return the last observation's sequence so far."""
         ...

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
+from functools import partial
 from typing import Any, Self
 
 import attrs
@@ -18,6 +19,7 @@ from xenolect._critical import Critical
 from xenolect._evidence import ENDED
 from xenolect._guarded_states import GuardedStates
 from xenolect._keys import Keys
+from xenolect._mirroring import Mirroring
 from xenolect._performance import Performance
 from xenolect._points import SERVED, Points
 from xenolect._rollouts import Canaries
@@ -87,11 +89,18 @@ class EmergenceManager:
         self._breakers.publish = runtime.publish
         self._breakers.later = runtime.later
         self._breakers.journaled = lambda variant_id: runtime.value("breaker", variant_id)
+        self._breakers.agents.population = runtime.performance.agents_of
+        self._breakers.agents.moved = lambda variant_id, agent_id, after: runtime.tell(
+            "breaker.changed", variant_id, agent=agent_id, after=str(after)
+        )
         runtime.appliers["breaker"] = lambda key, value, _, at_open: self._breakers.adopt(
             key, value, at_open
         )
         runtime.on_tick = self._tick
         self.states.give_up = self._give_up
+        self._mirroring = Mirroring(runtime, self.states)
+        self.states._upkeep.mirror = self._mirroring.upkeep
+        self.keys.reseal = partial(self._mirroring.upkeep.rebuild, dry_run=False)
 
     # -- opening and closing ----------------------------------------------------------------------
 
@@ -138,6 +147,7 @@ class EmergenceManager:
             if config.mode != "normal":
                 runtime.mode = Mode(config.mode)
             manager._serving = process
+            manager._mirroring.open(process)
             if process:
                 manager._renew()
             runtime.start()
@@ -157,7 +167,10 @@ class EmergenceManager:
             return
         try:
             runtime.flush()
+            self.states.close()
+            self._mirroring.close()
             self.canaries.leave()
+            self._breakers.leave()
             if self._serving:
                 runtime.index.lease(f"process/{runtime.boot}", runtime.boot, runtime.alive(), 0.0)
         finally:
@@ -218,10 +231,12 @@ class EmergenceManager:
     ) -> Receipt:
         """Record a measurement of one or many operations; in memory at once.
 
-        A canary proved harmful is shut before this returns; that is not an error of this call.
-        ``durable`` waits for the disk. InvalidMetricsError, LimitError; nothing is recorded then.
+        ``variant`` may be the Selection it was made with: then a permit returns with it. A canary
+        proved harmful is shut before this returns; that is not an error of this call. ``durable``
+        waits for the disk. InvalidMetricsError, LimitError; nothing is recorded then.
         """
-        return self._record(variant, metrics, agent_id, session, durable, None)
+        permit = variant.permit if isinstance(variant, Selection) else None
+        return self._record(variant, metrics, agent_id, session, durable, permit)
 
     def record_many(
         self,
@@ -333,7 +348,7 @@ class EmergenceManager:
                 )
         if not late:
             self._breakers.outcome(
-                current.id, metrics.count - failures, failures, permit, metrics.latency_ms
+                current.id, metrics.count - failures, failures, permit, metrics.latency_ms, agent_id
             )
             self._critical.measured(current, metrics, agent_id, session)
             if critical is not None and agent_id is not None:
@@ -401,6 +416,7 @@ class EmergenceManager:
         runtime.catch_up()
         self._tick(runtime.clock() if now is None else now)
         runtime.run_jobs()
+        self._mirroring.tick()
         runtime.deliver()
 
     def _tick(self, now: float) -> None:
@@ -468,6 +484,7 @@ class EmergenceManager:
                 "success_rate": done["promoted"] / total if total else None,
             },
             "breakers_shut": sorted(self._breakers.shut),
+            "agents_ejected": {v: len(out) for v, out in sorted(self._breakers.agents.out.items())},
             "safe_mode": sorted(
                 key
                 for (kind, key), fact in list(runtime.facts.items())
@@ -480,6 +497,7 @@ class EmergenceManager:
             },
             "events_dropped": runtime.dropped_events,
             "stale": runtime.stale,
+            "mirror": self._mirroring.status(),
         }
 
     def plugins(self) -> list[Any]:

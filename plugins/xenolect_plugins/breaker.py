@@ -347,7 +347,8 @@ class Breaker:
         return after, reply, actions
 
     def _open(self, state: BreakerMachineState, now: float, draw: float) -> Answer:
-        wait = min(self.reset_timeout * 2.0**state.attempts, self.max_wait)
+        doubled = self.reset_timeout * 2.0 ** min(state.attempts, 64)  # 2.0 ** 1024 overflows
+        wait = min(doubled, self.max_wait)
         return self._enter(state, B.OPEN, now, until=now + wait * (1.0 + self.jitter * draw))
 
     def _half_open(self, state: BreakerMachineState, now: float) -> Answer:

@@ -20,6 +20,7 @@ from xenolect.cas import (
     checked_value,
     moment,
     prepare,
+    restored_rows,
 )
 from xenolect.errors import CorruptError, InvalidError, UnavailableError
 from xenolect.facts import (
@@ -113,6 +114,19 @@ class PostgresIndex:
             if not digest or not self._is_there(revision, digest):
                 raise
         return revision
+
+    def restore(self, contents: Contents, entries: Sequence[Entry]) -> None:
+        """Fill an empty index, in one transaction."""
+        with self._connections.transaction() as db:
+            found = db.execute("SELECT revision FROM head FOR UPDATE").fetchone()
+            journal, facts = restored_rows(contents, entries, found[0] if found else 0)
+            with db.cursor() as cursor:
+                if journal:
+                    cursor.executemany(_ENTRY, journal)
+                if facts:
+                    cursor.executemany(_PUT_FACT, facts)
+            values = (contents.revision, contents.digest)
+            db.execute("UPDATE head SET revision = %s, digest = %s", values)
 
     def _is_there(self, revision: int, digest: str) -> bool:
         """Did a commit come through whose answer was lost? UnavailableError where nobody can say."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import click
@@ -101,3 +102,39 @@ def baseline(manager: EmergenceManager, output: Output, protocol: str, variant: 
     found = manager.variants.baseline(protocol, variant)
     name = None if found is None else found.id
     output.show({"protocol": protocol, "baseline": name}, lambda: say(name or "none"))
+
+
+@command.command("export")
+@click.argument("path", type=click.Path(dir_okay=False))
+@click.argument("variants", nargs=-1)
+@click.option(
+    "--key", type=click.Path(exists=True), help="File of an Ed25519 private key, 32 bytes."
+)
+@store_command()
+def export(
+    manager: EmergenceManager, output: Output, path: str, variants: tuple[str, ...], key: str | None
+) -> None:
+    """Write VARIANTS (default: all) into the file PATH, with a digest."""
+    signing = None if key is None else Path(key).read_bytes()
+    count = manager.variants.export(variants or None, path, key=signing)
+    output.show({"path": path, "variants": count}, lambda: say(f"{count} variants are in {path}"))
+
+
+@command.command("import")
+@click.argument("path", type=click.Path(exists=True, dir_okay=False))
+@click.option("--trust", multiple=True, help="A public key (base64) that must have signed it.")
+@store_command()
+def import_(manager: EmergenceManager, output: Output, path: str, trust: tuple[str, ...]) -> None:
+    """Take in the variants of PATH as proposed; exit code 4 where an id is taken by another."""
+    done = manager.variants.import_(path, trust=trust or None)
+
+    def words() -> None:
+        say(f"{len(done.imported)} imported, {len(done.same)} were there already")
+        if done.signed_by:
+            say(f"signed by {done.signed_by}")
+        for name, why in done.conflicts.items():
+            say(f"left out: {name}: {why}")
+
+    output.show(done, words)
+    if done.conflicts:
+        click.get_current_context().exit(4)

@@ -29,6 +29,7 @@ pytest.register_assert_rewrite(
     "xenolect.testing.deciders",
     "xenolect.testing.index",
     "xenolect.testing.judges",
+    "xenolect.testing.keys",
     "xenolect.testing._index_machine",
 )
 
@@ -38,6 +39,7 @@ from xenolect.testing.deciders import RuleTests, SafeguardTests, ScorerTests  # 
 from xenolect.testing.doubles import Clock, FaultyChunks, Heard  # noqa: E402
 from xenolect.testing.index import IndexTests  # noqa: E402
 from xenolect.testing.judges import JudgeTests  # noqa: E402
+from xenolect.testing.keys import KeyProviderTests  # noqa: E402
 
 __all__ = [
     "ChunkStoreTests",
@@ -47,6 +49,7 @@ __all__ = [
     "Heard",
     "IndexTests",
     "JudgeTests",
+    "KeyProviderTests",
     "RuleTests",
     "SafeguardTests",
     "ScorerTests",

@@ -8,6 +8,7 @@ import tempfile
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -287,6 +288,35 @@ class IndexTests(ABC):
         for after in (1, 7, len(entries) - 1):
             assert list(index.changes(after)) == list(entries[after:])
         assert list(index.changes(len(entries))) == []
+
+    def test_a_lost_index_is_restored(self, index: Index, tmp_path: Path) -> None:
+        """Facts and entries come back as they were, versions and tombstones too; the next commit follows.
+        Where older entries are lost the rest goes on, and the gap is named. Never over an index in use."""
+        index.commit([Put("a", "x", 1), Put("a", "gone", 1)], actor="one", at=1.5)
+        index.commit([Put("a", "x", {"n": 2}, 1), Drop("a", "gone")], actor="two", at=2.5)
+        index.commit([Put("b", "y", [None, 0.1])], actor="", at=3.0)
+        contents, entries = index.load(), list(index.changes(0))
+        for name, part in (("whole", entries), ("late", entries[1:]), ("none", [])):
+            place = tmp_path / name
+            place.mkdir()
+            with closing(self.make(place)) as again:
+                with pytest.raises(InvalidError):
+                    again.restore(contents, entries[:1])
+                assert again.load().revision == 0
+                again.restore(contents, part)
+                assert again.load() == contents
+                assert again.commit([Put("a", "x", 3, 2)], actor="", at=4.0) == 4
+                with pytest.raises(DuplicateError):
+                    again.commit([Put("a", "gone", 1, 0)], actor="", at=4.0)
+                assert [e.revision for e in again.changes(3)] == [4]
+                assert again.changes(3)[0].previous == contents.digest
+                if part == entries:
+                    assert list(again.changes(0))[:3] == entries
+                else:
+                    with pytest.raises(CorruptError):
+                        again.changes(0)
+                with pytest.raises(ConflictError):
+                    again.restore(contents, part)
 
     def test_a_head_that_went_back_is_an_alarm(self, index: Index) -> None:
         """Asking for what comes after a revision that does not exist is a CorruptError."""

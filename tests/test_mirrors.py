@@ -1,0 +1,436 @@
+"""The index's mirror in the object store, and the index rebuilt from it; processes are really killed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from tests.worker import Worker
+
+from xenolect import AgentContext, ConflictError, CorruptError, NotFoundError, VariantStatus
+from xenolect import open as open_manager
+from xenolect._journal_objects import JournalObjects, Segment
+from xenolect._reindex import rebuild
+from xenolect.cli import main
+from xenolect.config import load
+
+
+@pytest.fixture
+def store(tmp_path):
+    """A directory with a small life in it: variants, states, a point, agents."""
+    place = tmp_path / "store"
+    with open_manager(place, background=False) as manager:
+        live(manager)
+    return place
+
+
+def live(manager):
+    """Something of every kind."""
+    manager.variants.activate(manager.variants.propose("base", {"n": 0}, id="base"))
+    manager.variants.propose("zstd", {"n": 1}, id="zstd")
+    manager.agents.register("a1", AgentContext({"zstd": "1.5"}))
+    manager.states.put("zstd", b"x" * 3000)
+    manager.states.put("zstd", {"window": 2})
+    manager.points.create("base", "before")
+
+
+def world(place):
+    """Everything that is true of a store."""
+    with open_manager(place, background=False, process=False) as manager:
+        contents = manager._runtime.index.load()
+        assert manager.states.verify().ok
+        return contents, manager.states.get("zstd"), list(manager.decisions)
+
+
+def kill(worker):
+    """kill -9."""
+    worker.kill()
+    worker.process.stdout.close()
+
+
+def lose(place):
+    """The index is gone."""
+    for each in place.glob("index.db*"):
+        each.unlink()
+
+
+def segments(place):
+    """The journal's mirror."""
+    return sorted(each.name for each in (place / "journal").glob("0*"))
+
+
+def test_everything_is_mirrored_at_close(store):
+    """The journal, each variant's record and state: all there, and all checked by ``verify``."""
+    contents, _, _ = world(store)
+
+    assert segments(store) == [f"{1:012d}-{contents.revision:012d}.bin"]
+    with open_manager(store, background=False) as manager:
+        assert manager.status()["mirror"] == {
+            "revision": contents.revision,
+            "behind": 0,
+            "error": None,
+        }
+        version, record = manager._mirroring.records.read("zstd")
+        assert (version, record["changes"]) == (1, {"n": 1})
+    for name in ("base/metadata.json", "zstd/metadata.json", "zstd/state/index.json"):
+        assert (store / "variants" / name).exists()
+
+
+def test_a_lost_index_is_rebuilt_as_it_was(store):
+    """Facts, versions, journal and states are the same; opening without it is refused before."""
+    before = world(store)
+    lose(store)
+    with pytest.raises(
+        CorruptError, match=r"the index has nothing, but entry \d+ of it is mirrored"
+    ):
+        open_manager(store)
+    lose(store)
+
+    plan = rebuild(load(store), dry_run=True)
+    assert not (store / "index.db").exists()
+    done = rebuild(load(store))
+
+    assert (plan.source, plan.revision, plan.mirrors) == ("journal", before[0].revision, ())
+    assert (done.entries, done.lost, done.aside) == (before[0].revision, 0, None)
+    assert world(store) == before
+    with open_manager(store, background=False) as manager:
+        manager.variants.propose("later", {}, id="later")
+        assert manager.decisions.verify().ok
+    again = rebuild(load(store))
+    assert (again.source, again.mirrors) == ("index", ())
+
+
+def test_an_older_index_is_an_alarm_and_the_newer_one_comes_back(store, tmp_path):
+    """A backup of the index alone is not served from; what it lacks is in the mirror."""
+    shutil.copytree(store, tmp_path / "backup")
+    with open_manager(store, background=False) as manager:
+        manager.variants.update("zstd", expected_version=1, changes={"n": 2})
+    after = world(store)
+    lose(store)
+    shutil.copy(tmp_path / "backup" / "index.db", store / "index.db")
+
+    with pytest.raises(CorruptError, match="replaced by an older one; `xenolect reindex`"):
+        open_manager(store)
+    done = rebuild(load(store))
+
+    assert done.why == "the index was behind its mirror"
+    assert Path(done.aside).exists()
+    assert world(store) == after
+
+
+def test_two_stories_are_not_mixed(store, tmp_path):
+    """Index and mirror that disagree are refused until the operator says which one is right."""
+    shutil.copytree(store, tmp_path / "other")
+    for place, name in ((store, "mine"), (tmp_path / "other", "theirs")):
+        with open_manager(place, background=False) as manager:
+            manager.variants.propose(name, {}, id=name)
+    mine, theirs = world(store), world(tmp_path / "other")
+    lose(store)
+    shutil.copy(tmp_path / "other" / "index.db", store / "index.db")
+
+    with pytest.raises(CorruptError, match="the index and its mirror disagree about entry"):
+        open_manager(store)
+    with pytest.raises(ConflictError, match="hold different entries"):
+        rebuild(load(store))
+    shutil.copytree(store, tmp_path / "third")
+    assert rebuild(load(store), prefer="mirror").source == "journal"
+    assert world(store)[0] == mine[0]
+    assert rebuild(load(tmp_path / "third"), prefer="index").source == "index"
+    assert world(tmp_path / "third")[0] == theirs[0]
+
+
+def test_a_damaged_row_is_refused_and_what_was_not_mirrored_is_saved(store):
+    """One flipped bit in a fact: nothing is served from it; entries of the journal that the mirror does
+    not have yet are taken from the damaged index."""
+    with open_manager(store, background=False, process=False) as manager:
+        manager._mirroring.flush = lambda **_: True  # dies before it is mirrored
+        manager.variants.propose("late", {}, id="late")
+        wanted = manager._runtime.index.load()
+    db = sqlite3.connect(store / "index.db")
+    db.execute("UPDATE facts SET value = replace(value, '\"n\":1', '\"n\":7') WHERE key = 'zstd'")
+    db.commit()
+    db.close()
+    with pytest.raises(CorruptError, match="is not what was written"):
+        open_manager(store)
+
+    done = rebuild(load(store))
+
+    assert done.recovered == 1
+    assert world(store)[0] == wanted
+
+
+def test_no_mirror_and_no_index_is_said(tmp_path):
+    """Nothing is made up."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(NotFoundError, match="nothing to rebuild from"):
+        rebuild(load(tmp_path / "empty"))
+    assert not list((tmp_path / "empty").iterdir())
+
+
+def test_a_lost_mirror_is_written_again_from_the_index(store):
+    """All of it, and then it is as good as before."""
+    before = world(store)
+    shutil.rmtree(store / "journal")
+    for name in ("zstd/metadata.json", "zstd/state/index.json"):
+        (store / "variants" / name).unlink()
+
+    plan = rebuild(load(store), dry_run=True)
+    assert not (store / "journal").exists()
+    done = rebuild(load(store))
+
+    assert plan.mirrors == done.mirrors
+    assert len(done.mirrors) == 3
+    lose(store)
+    rebuild(load(store))
+    assert world(store) == before
+
+
+def many(place, monkeypatch, count, *, merge=1 << 30, checkpoint=1 << 30):
+    """A store with one segment per commit."""
+    monkeypatch.setattr("xenolect._mirroring.EVERY", 0.0)
+    monkeypatch.setattr("xenolect._mirroring.MERGE", merge)
+    monkeypatch.setattr("xenolect._mirroring.CHECKPOINT", checkpoint)
+    with open_manager(place, background=False) as manager:
+        for i in range(count):
+            manager.variants.propose(f"v{i}", {}, id=f"v{i}")
+            manager.tick()
+    monkeypatch.undo()
+
+
+def test_a_gap_is_not_passed_over(tmp_path, monkeypatch):
+    """A segment that is gone or damaged: nothing is rebuilt without the operator's word; with it all that
+    leads to the gap, and never more."""
+    many(tmp_path, monkeypatch, 9)
+    names = segments(tmp_path)
+    assert len(names) == 9
+    (tmp_path / "journal" / names[4]).write_bytes(b"")
+    with open_manager(tmp_path, background=False, process=False) as manager:
+        assert [p.key for p in manager.states.verify().problems] == [f"journal/{names[4]}"]
+    lose(tmp_path)
+
+    with pytest.raises(
+        CorruptError, match=r"entry 5 of the journal can not be recovered: .*cut short"
+    ):
+        rebuild(load(tmp_path))
+    assert not (tmp_path / "index.db").exists()
+    done = rebuild(load(tmp_path), accept_loss=True, dry_run=True)
+    assert (done.revision, done.lost, done.damaged) == (4, 5, (f"journal/{names[4]}",))
+
+
+def test_a_checkpoint_bridges_a_gap(tmp_path, monkeypatch):
+    """The facts are all there; the entries before it are named as lost, and the journal goes on."""
+    many(tmp_path, monkeypatch, 9, checkpoint=6)
+    with open_manager(tmp_path, background=False, process=False) as manager:
+        wanted = manager._runtime.index.load()
+    names = segments(tmp_path)
+    (tmp_path / "journal" / names[1]).unlink()
+    lose(tmp_path)
+    with pytest.raises(CorruptError, match="entry 2 of the journal"):
+        rebuild(load(tmp_path))
+
+    done = rebuild(load(tmp_path), accept_loss=True)
+
+    assert done.source == "checkpoint"
+    assert done.entries + done.lost == wanted.revision
+    with open_manager(tmp_path, background=False) as manager:
+        assert manager._runtime.index.load() == wanted
+        manager.variants.propose("on", {}, id="on")
+        assert manager.variants.get("v8").version == 1
+        assert not manager.decisions.verify().ok  # and the lost history is not hidden
+
+
+def test_segments_are_merged_and_still_lead_to_the_head(tmp_path, monkeypatch):
+    """Many small ones become few, nothing is lost by it."""
+    many(tmp_path, monkeypatch, 23, merge=5)
+
+    assert len(segments(tmp_path)) < 8
+    with open_manager(tmp_path, background=False, process=False) as manager:
+        wanted = manager._runtime.index.load()
+        assert manager.states.verify().ok
+    lose(tmp_path)
+    assert rebuild(load(tmp_path)).entries == wanted.revision
+
+
+def test_overlapping_segments_are_one_journal(store):
+    """Two processes may mirror the same entries; a damaged copy is made good by the other one."""
+    with open_manager(store, background=False, process=False) as manager:
+        entries = manager._runtime.index.changes(0)
+        journal: JournalObjects = manager._mirroring.journal
+        made = [journal.write(entries[:3]), journal.write(entries[2:5]), journal.write(entries[4:])]
+    whole = Segment(1, entries[-1].revision)
+    (store / whole.key).write_bytes(b"XLC2 nonsense")
+    before = [entry.digest for entry in entries]
+    lose(store)
+
+    done = rebuild(load(store))
+
+    assert done.lost == 0
+    assert done.damaged == (whole.key,)
+    assert [entry.digest for entry in world(store)[2]] == before
+    assert {whole.key} == set(done.mirrors)
+    assert all((store / each.key).exists() for each in made)
+
+
+def test_every_flip_in_a_mirror_is_found_and_written_again(store):
+    """Journal, checkpoint and records, byte by byte (a sample): verify names the object, repair writes it
+    from the index, and nobody is served anything else meanwhile."""
+    with open_manager(store, background=False, process=False) as manager:
+        runtime = manager._runtime
+        manager._mirroring.journal.write_checkpoint(runtime.index.load(), "0")
+        assert manager.states.verify(deep=False).ok
+        keys = [k for k in runtime.chunks.list("") if k.startswith("journal/")]
+        keys.append("variants/zstd/metadata.json")
+        assert len(keys) == 3
+        for key in keys:
+            whole = runtime.chunks.get(key)
+            for at in range(0, len(whole), max(1, len(whole) // 40)):
+                broken = bytearray(whole)
+                broken[at] ^= 1 << at % 8
+                runtime.chunks.put(key, bytes(broken), if_absent=False)
+                assert [p.key for p in manager.states.verify(deep=False).problems] == [key], at
+            if "checkpoint" in key:
+                runtime.chunks.put(key, whole, if_absent=False)
+            else:
+                assert manager.states.repair().rewritten == (key,)
+            assert manager.states.verify().ok
+
+
+def test_one_process_mirrors_for_all(tmp_path):
+    """Two managers on one store: whoever has the lease writes what both commit, and another one takes
+    over when it is gone."""
+    one = open_manager(tmp_path)
+    two = open_manager(tmp_path)
+    for i in range(6):
+        (one, two)[i % 2].variants.propose(f"v{i}", {}, id=f"v{i}")
+        time.sleep(0.05)
+    until = time.monotonic() + 20
+    held = 0
+    while held < 6 and time.monotonic() < until:
+        time.sleep(0.05)
+        held = sum(Segment(*map(int, n[:-4].split("-"))).entries for n in segments(tmp_path))
+    assert held == 6  # nothing twice
+    one.close()
+    two.variants.propose("last", {}, id="last")
+    two.close()
+
+    with open_manager(tmp_path, process=False, background=False) as manager:
+        assert manager.status()["mirror"]["behind"] == 0
+        assert manager.states.verify().ok
+
+
+def test_what_a_killed_process_left_out_is_written_at_open(tmp_path):
+    """kill -9 between commit and mirror: the next open completes it, and a rebuild then has it all."""
+    worker = Worker()
+    worker.send("churn", path=str(tmp_path), tag="w")
+    for _ in range(30):
+        worker.receive()
+    kill(worker)
+    with open_manager(tmp_path, background=False, process=False) as manager:
+        wanted = manager._runtime.index.load()
+        mirrored = manager.status()["mirror"]["revision"]
+    assert mirrored <= wanted.revision
+
+    with open_manager(tmp_path, background=False) as manager:
+        manager.tick()
+        assert manager.status()["mirror"]["behind"] == 0
+    lose(tmp_path)
+    rebuild(load(tmp_path))
+
+    with open_manager(tmp_path, background=False, process=False) as manager:
+        assert manager._runtime.index.load() == wanted
+        assert manager.states.verify().ok
+
+
+def test_a_killed_process_loses_only_what_was_not_flushed(tmp_path):
+    """kill -9 and the index gone with it: what was mirrored comes back, a prefix of what was committed."""
+    worker = Worker()
+    worker.send("churn", path=str(tmp_path), tag="w", background=True)
+    until = time.monotonic() + 30
+    while len(segments(tmp_path)) < 3 and time.monotonic() < until:
+        worker.receive()
+    kill(worker)
+    copy = tmp_path.parent / "copy"
+    shutil.copytree(tmp_path, copy)
+    with open_manager(copy, background=False, process=False) as manager:
+        committed = [entry.digest for entry in manager.decisions]
+    lose(tmp_path)
+
+    done = rebuild(load(tmp_path))
+
+    assert done.entries == int(segments(tmp_path)[-1][13:25])
+    with open_manager(tmp_path, background=False, process=False) as manager:
+        found = [entry.digest for entry in manager.decisions]
+        assert found == committed[: len(found)]
+        assert manager.states.verify().ok
+        for variant in manager.variants.list():
+            if manager.states.versions(variant):
+                assert manager.states.get(variant)["i"] == variant.changes["i"]
+
+
+def test_a_rollback_survives_the_index(tmp_path):
+    """It is mirrored before it is acknowledged: killed right after, with the index lost, it is there."""
+    place = tmp_path / "store"
+    with open_manager(place, background=False) as manager:
+        manager.variants.activate(manager.variants.propose("base", {}, id="base"))
+        variant = manager.variants.propose("zstd", {"n": 1}, id="zstd")
+        manager.variants.activate(variant, force=True)
+        manager.states.put("zstd", {"window": 1})
+        manager.points.create("zstd")
+        manager.states.put("zstd", {"window": 2})
+    worker = Worker()
+    worker.ask("open", path=str(place))
+    worker.ask("roll_back", variant="zstd")
+    kill(worker)
+    lose(place)
+
+    rebuild(load(place))
+
+    with open_manager(place, background=False, process=False) as manager:
+        assert manager.variants.get("zstd").status == VariantStatus.ROLLED_BACK
+        assert manager.states.get("zstd") == {"window": 1}
+
+
+def test_a_running_rollout_begins_again(tmp_path):
+    """Its evidence was in the index alone: it goes back to the first level as the next attempt."""
+    with open_manager(tmp_path, background=False) as manager:
+        manager.variants.activate(manager.variants.propose("base", {}, id="base"))
+        manager.agents.register_many([(f"a{i}", AgentContext()) for i in range(30)])
+        manager.variants.propose("new", {"n": 1}, id="new")
+        manager.canaries.start("new")
+        for i in range(30):
+            manager.report(manager.select(f"a{i}"), f"a{i}", success=True, latency_ms=5.0)
+    lose(tmp_path)
+
+    done = rebuild(load(tmp_path))
+
+    assert done.restarted == ("new",)
+    with open_manager(tmp_path, background=False) as manager:
+        document = manager._runtime.value("rollout", "new")
+        assert (document["attempt"], document["level_sequence"]) == (2, 0)
+        assert manager.canaries.status("new").state == "ramping"
+
+
+def test_the_command(store):
+    """``xenolect reindex``: the plan, the work, both as text and JSON, the exit codes."""
+
+    def run(*words):
+        return CliRunner().invoke(main, ["reindex", *words, "--storage", str(store)])
+
+    whole = run()
+    assert (whole.exit_code, whole.output.startswith("the index is whole")) == (0, True)
+    lose(store)
+    plan = run("--dry-run")
+    assert "would be rebuilt from its mirror" in plan.output
+    done = run("--json")
+    assert done.exit_code == 0
+    assert json.loads(done.output)["source"] == "journal"
+    shutil.rmtree(store / "journal")
+    lose(store)
+    gone = run()
+    assert gone.exit_code == 3
+    assert "nothing to rebuild from" in gone.stderr
