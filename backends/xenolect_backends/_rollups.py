@@ -11,11 +11,23 @@ from xenolect.cas import check_cursor
 from xenolect.errors import InvalidError
 from xenolect.facts import Rollup, Window, canonical
 
-__all__ = ["NEXT", "ROLLED", "ROLLUPS", "as_text", "forget", "put", "rollup_of", "window_of"]
+__all__ = [
+    "APPENDED",
+    "NEXT",
+    "ROLLED",
+    "ROLLUPS",
+    "as_text",
+    "forget",
+    "put",
+    "rollup_of",
+    "window_of",
+]
 
 ROLLED = "SELECT value FROM meta WHERE key = 'rolled'"
-NEXT = """SELECT id, variant_id, start, span, count, failures, bins, sums FROM windows
+NEXT = """SELECT id, variant_id, start, span, count, failures, bins, sums, writer FROM windows
 WHERE id > ? ORDER BY id LIMIT ?"""
+APPENDED = """SELECT id, variant_id, start, span, count, failures, bins, sums, writer FROM windows
+WHERE id > ? AND id <= ? AND (writer != ? OR writer = '') ORDER BY id LIMIT ?"""
 ROLLUPS = """SELECT variant_id, start, span, count, failures, bins, sums, resolution FROM rollups
 WHERE resolution = ? AND variant_id = ? AND start >= ? AND start < ? ORDER BY start"""
 _PUT = """INSERT INTO rollups (resolution, variant_id, start, span, count, failures, bins, sums)
@@ -40,16 +52,33 @@ def as_text(value: Any) -> str:
 
 
 def window_of(row: Sequence[Any]) -> Window:
-    """A window from ``variant_id, start, span, count, failures, bins, sums``."""
-    variant_id, start, span, count, failures, bins, sums = row
-    return Window(variant_id, start, span, count, failures, json.loads(bins), json.loads(sums))
+    """A window from ``id, variant_id, start, span, count, failures, bins, sums, writer``."""
+    sequence, variant_id, start, span, count, failures, bins, sums, writer = row
+    return Window(
+        variant_id,
+        start,
+        span,
+        count,
+        failures,
+        json.loads(bins),
+        json.loads(sums),
+        writer,
+        sequence,
+    )
 
 
 def rollup_of(row: Sequence[Any]) -> Rollup:
     """A roll-up from the columns of ``ROLLUPS``."""
     variant_id, start, span, count, failures, bins, sums, resolution = row
     return Rollup(
-        variant_id, start, span, count, failures, json.loads(bins), json.loads(sums), resolution
+        variant_id,
+        start,
+        span,
+        count,
+        failures,
+        json.loads(bins),
+        json.loads(sums),
+        resolution=resolution,
     )
 
 

@@ -21,7 +21,7 @@ APPLICATION = 0x786E6C74
 """``xnlt``, in the header of the file: whose database it is."""
 
 MAJOR = 1
-MINOR = 1
+MINOR = 2
 
 _FIRST = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -89,6 +89,8 @@ CREATE INDEX rollups_by_age ON rollups (resolution, start);
 CREATE INDEX windows_by_age ON windows (start);
 """
 
+_WRITER = "ALTER TABLE windows ADD COLUMN writer TEXT NOT NULL DEFAULT ''"
+
 
 def _migrations() -> Migrations:
     from sqlite_utils import Database, Migrations
@@ -102,6 +104,10 @@ def _migrations() -> Migrations:
     @migrations()
     def rollups(db: Database) -> None:
         _each(db, _ROLLUPS)
+
+    @migrations()
+    def writer_of_windows(db: Database) -> None:
+        _each(db, _WRITER)
 
     return migrations
 

@@ -218,8 +218,10 @@ class MemoryIndex:
                 text = None if fact.value is None else canonical(fact.value)
                 held.facts[fact.kind, fact.key] = (fact.version, text)
 
-    def append_windows(self, batch: Sequence[Window | Observation]) -> int:
-        """Append measurements; the last observation's sequence so far."""
+    def append_windows(
+        self, batch: Sequence[Window | Observation], *, durable: bool = False
+    ) -> int:
+        """Append measurements; the last observation's sequence so far. Nothing here is durable."""
         observed = [_observation(each) for each in batch if isinstance(each, Observation)]
         windows = [_window(each) for each in batch if isinstance(each, Window)]
         held = self._open()
@@ -227,8 +229,25 @@ class MemoryIndex:
             self._observe(observed)
             for each in windows:
                 held.appended += 1
-                held.windows[held.appended] = each
+                held.windows[held.appended] = attrs.evolve(each, sequence=held.appended)
             return len(held.observations)
+
+    def appended(
+        self, after: int | None, limit: int, writer: str = ""
+    ) -> tuple[int, Sequence[Window]]:
+        """Windows appended after a cursor, but not the writer's own, and the cursor behind them."""
+        held = self._open()
+        with held.lock:
+            if after is None:
+                return held.appended, []
+            found: list[Window] = []
+            for number in range(after + 1, held.appended + 1):
+                each = held.windows.get(number)
+                if each is not None and not (writer and each.writer == writer):
+                    found.append(each)
+                    if len(found) == limit:
+                        return number, found
+            return max(after, held.appended), found
 
     def windows(self, variant_id: str, since: float, until: float) -> Iterator[Window]:
         """Windows of a variant whose start is in ``[since, until)``, oldest first."""

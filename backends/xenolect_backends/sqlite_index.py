@@ -43,6 +43,7 @@ from xenolect.facts import (
 from xenolect.units import Seconds
 from xenolect_backends._connections import FOREIGN, Connections, raise_translated
 from xenolect_backends._rollups import (
+    APPENDED,
     NEXT,
     ROLLED,
     ROLLUPS,
@@ -67,8 +68,11 @@ VALUES (?, ?, ?, ?, ?, ?)"""
 _OBSERVATION = """INSERT INTO observations
 (rollout, arm, unit, operations, failures, at, latency_ms, custom, writer)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_WINDOW = """INSERT INTO windows (variant_id, start, span, count, failures, bins, sums)
-VALUES (?, ?, ?, ?, ?, ?, ?)"""
+_WINDOW = """INSERT INTO windows (variant_id, start, span, count, failures, bins, sums, writer)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_NEWEST = "SELECT max(id) FROM windows"
+_SYNCED = """INSERT INTO meta (key, value) VALUES ('synced', '1')
+ON CONFLICT (key) DO UPDATE SET value = value + 1"""
 _SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'observations'"
 _HELD = "SELECT name, holder, until, epoch FROM leases WHERE name = ?"
 _LEASE = """INSERT INTO leases (name, holder, until, epoch) VALUES (?, ?, ?, ?)
@@ -224,11 +228,18 @@ class SqliteIndex:
 
     # -- measurements -----------------------------------------------------------------------------
 
-    def append_windows(self, batch: Sequence[Window | Observation]) -> int:
-        """Append measurements in one transaction; the last observation's sequence so far."""
+    def append_windows(
+        self, batch: Sequence[Window | Observation], *, durable: bool = False
+    ) -> int:
+        """Append measurements in one transaction; the last observation's sequence so far.
+
+        A durable one syncs the log, and so what was appended before it; for that it must write something.
+        """
         observations = [_observation_row(each) for each in batch if isinstance(each, Observation)]
-        windows = [_window_row(each) for each in batch if isinstance(each, Window)]
-        with self._live().writing(durable=False) as db:
+        windows = [(*_window_row(each), each.writer) for each in batch if isinstance(each, Window)]
+        with self._live().writing(durable=durable) as db:
+            if durable and not batch:
+                db.execute(_SYNCED)
             if windows:
                 db.executemany(_WINDOW, windows)
             if observations:
@@ -241,22 +252,32 @@ class SqliteIndex:
         at, last = since, -1
         while True:
             rows = self._all(
-                "SELECT id, start, span, count, failures, bins, sums FROM windows "
+                "SELECT id, variant_id, start, span, count, failures, bins, sums, writer FROM windows "
                 "WHERE variant_id = ? AND (start, id) > (?, ?) AND start < ? "
                 "ORDER BY start, id LIMIT ?",
                 (variant_id, at, last, until, _PAGE),
             )
-            for _, *row in rows:
-                yield window_of((variant_id, *row))
+            yield from map(window_of, rows)
             if len(rows) < _PAGE:
                 return
-            last, at = rows[-1][:2]
+            last, _, at = rows[-1][:3]
+
+    def appended(
+        self, after: int | None, limit: int, writer: str = ""
+    ) -> tuple[int, Sequence[Window]]:
+        """Windows appended after a cursor, but not the writer's own, and the cursor behind them."""
+        newest = int((self._one(_NEWEST, ()) or (0,))[0] or 0)
+        if after is None or newest <= after:
+            return newest if after is None else after, []
+        rows = self._all(APPENDED, (after, newest, writer, limit))
+        full = len(rows) == limit
+        return rows[-1][0] if full else newest, [window_of(row) for row in rows]
 
     def unrolled(self, limit: int) -> tuple[int, int, Sequence[Window]]:
         """The next windows that no ``roll_up`` has taken in, between two cursors."""
         since = int((self._one(ROLLED, ()) or (0,))[0])
         rows = self._all(NEXT, (since, limit))
-        return since, rows[-1][0] if rows else since, [window_of(row[1:]) for row in rows]
+        return since, rows[-1][0] if rows else since, [window_of(row) for row in rows]
 
     def roll_up(self, since: int, until: int, rollups: Sequence[Rollup]) -> None:
         """Store roll-ups and move the cursor, all or nothing."""

@@ -82,6 +82,10 @@ class AgentBreakers:
         """Is the variant passed by for this agent?"""
         return agent_id in self.out.get(variant_id, ())
 
+    def watches(self, variant_id: str, agent_id: str) -> bool:
+        """Did the agent fail on the variant, so that its successes matter?"""
+        return bool(self._kept) and (variant_id, agent_id) in self._kept
+
     def claim(self, variant_id: str, agent_id: str) -> Permit | None:
         """A permit of the agent's half-open breaker, or None; takes no lock."""
         breaker = self.out.get(variant_id, {}).get(agent_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from xenolect._boards import Board
 from xenolect._breakers import Breakers
 from xenolect._frozen import freeze
 from xenolect._routing import routed
@@ -54,7 +55,7 @@ class Asking:
                 if v.protocol == name and v not in structure.variants
             ]
             variants = [*structure.variants, *sorted(rest, key=lambda v: v.id)]
-            total, _, columns = self._selector.scores.columns(variants, structure, profile)
+            total, columns = self._selector.scores.parts(variants, structure, profile)
             rows = []
             for i, variant in enumerate(variants):
                 reason = self._gate(variant, structure, profile, agent_id)
@@ -97,22 +98,18 @@ class Asking:
 
     def _pure(self, structure: Structure, agent_id: str, profile: Profile) -> str:
         """The id of the variant that would be served, stickiness and permits left out."""
-        mask = structure.mask(
-            profile, self._runtime.refuses, self._runtime.config.selection.profiles
-        )
-        scores = self._selector.scores.fresh(structure, mask, profile)
+        board = self._board(structure, profile)
+        board.top()
         reason = self._breakers.reason
-        eligible = [i for i in mask.eligible if not reason(structure.variants[i].id, agent_id)]
-        if not eligible or self._runtime.mode is not Mode.NORMAL or structure.safe:
-            return self._selector.fallback(
-                structure, mask, profile, agent_id, None, scores, claim=False
-            ).variant.id
-        winner = max(eligible, key=lambda i: (scores[i], -i))
+        out = {v.id for v in structure.variants if reason(v.id, agent_id)}
+        winner = board.top_without(out)
+        if winner < 0 or self._runtime.mode is not Mode.NORMAL or structure.safe:
+            return self._selector.fallback(board, agent_id, None, claim=False).variant.id
         winner_id = structure.variants[winner].id
         for j, route in enumerate(structure.routes):
             if (
                 route.control_id == winner_id
-                and mask.canaries[j]
+                and board.mask.canaries[j]
                 and not route.by_session
                 and not reason(route.variant.id, agent_id)
                 and routed(agent_id, route.salt, route.ppm)
@@ -120,37 +117,28 @@ class Asking:
                 return route.variant.id
         return winner_id
 
+    def _board(self, structure: Structure, profile: Profile) -> Board:
+        return structure.boards.get(profile) or self._selector.board(structure, profile)
+
     def recommend(self, agent: Agent | str, protocol: str, limit: int) -> list[Selection]:
         """The best eligible variants, best first; stickiness and rollouts left out."""
         agent_id, profile = self._selector.profile(agent)
         structure = self._runtime.structures.get(protocol)
         if structure is None:
             return []
-        mask = structure.mask(
-            profile, self._runtime.refuses, self._runtime.config.selection.profiles
+        board = self._board(structure, profile)
+        reason_of, variants = self._breakers.reason, structure.variants
+        order = [row for row in board.ranked() if not reason_of(variants[row].id, agent_id)]
+        reason = (
+            Reason.DEGRADED
+            if board.vector.degraded
+            else Reason.ONLY
+            if len(order) == 1
+            else Reason.BEST
         )
-        scores = self._selector.scores.fresh(structure, mask, profile)
-        order = sorted(
-            (
-                i
-                for i in mask.eligible
-                if not self._breakers.reason(structure.variants[i].id, agent_id)
-            ),
-            key=lambda i: (-scores[i], i),
-        )
-        only = len(order) == 1
         return [
-            self._selector.answer(
-                structure,
-                mask,
-                profile,
-                i,
-                agent_id,
-                None,
-                scores,
-                Reason.DEGRADED if mask.degraded else Reason.ONLY if only else Reason.BEST,
-            )
-            for i in order[:limit]
+            self._selector.answer(board, row, agent_id, None, reason)
+            for row in order[: max(0, limit)]
         ]
 
     def negotiate(self, agents: Iterable[Agent | str], protocol: str) -> Selection:
@@ -162,18 +150,11 @@ class Asking:
         structure = runtime.structures.get(protocol)
         if structure is None:
             raise NoCompatibleVariantError(f"protocol {protocol!r} has no variants")
-        masks = [
-            structure.mask(profile, runtime.refuses, runtime.config.selection.profiles)
-            for _, profile in ends
-        ]
+        boards = [self._board(structure, profile) for _, profile in ends]
         excluded: dict[str, str] = {}
-        for (agent_id, _), mask in zip(ends, masks, strict=True):
-            for variant_id, reason in mask.refused.items():
+        for (agent_id, _), board in zip(ends, boards, strict=True):
+            for variant_id, reason in board.mask.refused.items():
                 excluded.setdefault(variant_id, f"agent {agent_id!r}: {reason}")
-        vectors = [
-            self._selector.scores.fresh(structure, mask, profile)
-            for mask, (_, profile) in zip(masks, ends, strict=True)
-        ]
         common = [i for i in range(structure.active) if structure.variants[i].id not in excluded]
         open_ = [
             i
@@ -182,25 +163,35 @@ class Asking:
         ]
         pinned = runtime.mode is not Mode.NORMAL or structure.safe or not open_
         names = ", ".join(agent_id for agent_id, _ in ends)
+
+        def mean(row: int) -> float:
+            return math.fsum(board.score(row) for board in boards) / len(boards)
+
         if pinned and structure.baseline in common:
-            best, reason = structure.baseline, Reason.BASELINE
+            best, why = structure.baseline, Reason.BASELINE
         elif not pinned:
-            best = max(open_, key=lambda i: (math.fsum(v[i] for v in vectors), -i))
-            reason = Reason.ONLY if len(open_) == 1 else Reason.BEST
+            for board in boards:
+                board.top()
+            tracks = structure.tracks
+            best = min(open_, key=lambda i: (-mean(i), tracks[i].tally.count, i))
+            why = Reason.ONLY if len(open_) == 1 else Reason.BEST
         else:
+            for i in common:
+                name = structure.variants[i].id
+                excluded[name] = f"its breaker is {self._breakers.status(name).state}"
             raise NoCompatibleVariantError(
                 f"no variant of {protocol!r} can be spoken by all of {names}: "
-                + "; ".join(f"{name}: {why}" for name, why in excluded.items()),
+                + "; ".join(f"{name}: {said}" for name, said in excluded.items()),
                 excluded=excluded,
             )
-        score = math.fsum(v[best] for v in vectors) / len(vectors)
         return Selection(
             structure.variants[best],
             names,
             None,
             protocol,
-            score,
-            reason,
+            mean(best),
+            why,
             structure.revision,
-            explain=lambda: ({}, freeze(excluded)),
+            None,
+            (lambda: ({}, freeze(excluded)),),
         )

@@ -36,6 +36,24 @@ IDLE = 2.0  # seconds after which a round nobody used is left to another process
 AGAIN = 0.25  # seconds before a right that another process holds is asked for again
 
 
+class Shut(set[str]):
+    """The variants that are shut; whoever follows them hears of each change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.touched: Callable[[str], None] = lambda _: None  # set by the manager
+
+    def add(self, variant_id: str, /) -> None:
+        """Shut one."""
+        super().add(variant_id)
+        self.touched(variant_id)
+
+    def discard(self, variant_id: object, /) -> None:
+        """Open one."""
+        super().discard(variant_id)
+        self.touched(str(variant_id))
+
+
 class Breakers:
     """``manager.breakers``: status and operator verbs; and the set of shut variants."""
 
@@ -49,7 +67,7 @@ class Breakers:
     ) -> None:
         self.machine = machine
         self.times = times
-        self.shut: set[str] = set()
+        self.shut = Shut()
         self.degraded = False  # the index fails: what other processes see is not known here
         self._resolve = resolve
         self._rng = rng
@@ -97,7 +115,7 @@ class Breakers:
         agent_id: str | None = None,
     ) -> None:
         """Calls of one agent ended, with the permit they were made on, if any."""
-        breaker = self.of(variant_id)
+        breaker = self._all.get(variant_id) or self.of(variant_id)
         slow = 0
         if breaker.slow_call is not None and latency_ms is not None:
             slow = successes + failures if latency_ms >= breaker.slow_call * 1000.0 else 0
@@ -110,6 +128,15 @@ class Breakers:
             permit is None or permit.circuit is not breaker
         ):  # an agent's probe is the variant's call
             breaker.report(successes, failures, slow)
+
+    def well(self, variant_id: str, count: int, agent_id: str | None) -> bool:
+        """One call went well, without a permit: what nearly all do. False where that needs a closer look."""
+        breaker = self._all.get(variant_id)
+        if breaker is None or count != 1 or breaker.slow_call is not None:
+            return False
+        if agent_id is not None and self.agents.watches(variant_id, agent_id):
+            return False
+        return breaker.went_well()
 
     def is_shut(self, variant_id: str | None) -> bool:
         """Does the breaker refuse ordinary calls?"""

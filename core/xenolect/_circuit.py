@@ -202,6 +202,17 @@ class Circuit:
         else:
             self.step(sg.Outcome(successes, failures, slow))
 
+    def went_well(self) -> bool:
+        """``report`` one success without a lock; False where that can not be."""
+        live = self._live
+        if live is None:
+            return False
+        times = live[0]
+        times.append(self.clock() if self.timed else 0.0)
+        if self._live is not live or len(times) >= FOLD:
+            self.settle(live)
+        return True
+
     def _step(self, event: sg.Event, at: float | None = None) -> sg.Reply:
         now = self.clock() if at is None else at
         self._fold()

@@ -52,6 +52,7 @@ class Critical:
             for name, metric in runtime.config.metrics.custom.items()
             if metric.limit is not None
         }
+        self.limited = bool(self._limits)  # else there is nothing to look at in a measurement
         self._told: dict[tuple[str, str], Witnesses] = {}  # by variant and rule; not stored yet
         self._known: set[tuple[Any, ...]] = set()  # failures that were acted on
         runtime.appliers["critical"] = self._apply

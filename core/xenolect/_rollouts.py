@@ -73,6 +73,7 @@ class Canaries:
         self._selector = selector
         self._launch = Launch(runtime, selector)
         self._rollouts: dict[str, Rollout] = {}  # running, by variant id
+        self.running = self._rollouts  # empty: no measurement is evidence
         self._folding = threading.RLock()  # owns every ``merged`` judge
         self._steering = Steering(
             runtime, variants, points, self._rollouts, self._eligible, self._shut

@@ -6,6 +6,7 @@ Selection takes neither: it reads references that are swapped whole.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
@@ -19,6 +20,7 @@ from typing import Any
 from xenolect._cipher_options import cipher_options
 from xenolect._codec import agent_from_json, moment, variant_from_json
 from xenolect._performance import Performance
+from xenolect._references import References
 from xenolect._registry import Registry
 from xenolect._structure import Profile, Route, Structure
 from xenolect.config import Config
@@ -57,6 +59,15 @@ def chunk_options(config: Config) -> dict[str, Any]:
 
 def _local(storage: str) -> str:
     return storage.removeprefix("file://")
+
+
+def class_of(context: AgentContext) -> str:
+    """The class of agents whose measurements are counted together: what they can do, and on what."""
+    from xenolect._frozen import thaw
+
+    major = context.version.removeprefix("v").split(".", 1)[0]
+    text = canonical([context.platform, major, thaw(context.capabilities)])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 Applier = Callable[[str, Any, int, bool], None]  # key, value, version, at_open
@@ -105,7 +116,15 @@ class Runtime:
                 for name in config.compatibility.rules
             )
             self.performance = Performance(
-                config.metrics, lambda: self.index, self.clock, self.id_of, self.flush
+                config.metrics,
+                lambda: self.index,
+                self.clock,
+                self.id_of,
+                self.flush,
+                lambda: self.boot,
+            )
+            self.references = References(
+                self.performance, self.clock, config.selection.latency_target
             )
         except BaseException:
             self.index.close()
@@ -136,11 +155,14 @@ class Runtime:
         self._wake = threading.Event()
         self._flush_lock = threading.RLock()
         self._flushed_at = self.clock()
+        self._asked = 0  # durable flushes asked for, and how many of them are done
+        self._synced = 0
         self._thread: threading.Thread | None = None
         self.on_flushed: Callable[[], None] = lambda: None
         self.applied: Callable[[Entry], None] = lambda _: None
         self.mirror: Callable[[], None] = lambda: None  # returns when what is committed is mirrored
         self.on_tick: Callable[[float], None] = lambda _: None
+        self.on_fed: Callable[[], None] = lambda: None
 
     # -- time and chance --------------------------------------------------------------------------
 
@@ -151,9 +173,11 @@ class Runtime:
         cool-downs and waits would not end for as long as the clock was set back.
         """
         now = self._wall()
-        passed = now - self._read_at
+        if now < self._latest:
+            self._latest += max(0.0, now - self._read_at) / 2
+        else:
+            self._latest = now
         self._read_at = now
-        self._latest = max(now, self._latest + max(0.0, passed) / 2)
         return self._latest
 
     def token(self, size: int, /) -> str:
@@ -220,7 +244,8 @@ class Runtime:
         key = canonical(context_to_json(context))
         profile = self.profiles.get(key)
         if profile is None:
-            profile = self.profiles.setdefault(key, Profile(key, context))
+            group = self.performance.admit(class_of(context))
+            profile = self.profiles.setdefault(key, Profile(key, context, group))
         return profile
 
     # -- committing -------------------------------------------------------------------------------
@@ -358,6 +383,9 @@ class Runtime:
                 self.routes(protocol),
                 self.baseline(protocol),
                 bool(self.value("safe_mode", protocol)),
+                self.performance.feed(protocol),
+                self.performance.track,
+                self.references.of(protocol, self.baseline(protocol)),
             )
 
     def _apply_variant(self, key: str, value: Any, version: int, at_open: bool) -> None:
@@ -419,24 +447,35 @@ class Runtime:
 
     # -- measurements -----------------------------------------------------------------------------
 
-    def flush(self) -> None:
-        """Store every measurement and finish every commit asked for so far."""
+    def flush(self, durable: bool = False) -> None:
+        """Store every measurement and finish every commit asked for so far.
+
+        ``durable``: so that it survives a power failure. Calls that wait for each other share one
+        transaction: who comes while another is written finds its own in the next.
+        """
         self._check_process()
         self.run_jobs()
-        self._flush()
+        self._flush(durable)
         self.run_jobs()
         self.settle()
 
-    def _flush(self) -> None:
+    def _flush(self, durable: bool = False) -> None:
+        self._asked += durable
+        asked = self._asked
         with self._flush_lock:
+            if durable and self._synced >= asked:
+                return  # another thread's transaction began after this one asked, and took it along
+            covers = self._asked
             windows, observations = self.performance.take()
             self._flushed_at = self.clock()
-            if windows or observations:
+            if windows or observations or durable:
                 try:
-                    self.index.append_windows([*windows, *observations])
+                    self.index.append_windows([*windows, *observations], durable=durable)
                 except BaseException:
                     self.performance.give_back(windows, observations)
                     raise
+            if durable:
+                self._synced = covers
         self.on_flushed()
 
     def flush_into(
@@ -477,17 +516,17 @@ class Runtime:
             self.run_jobs()
             self.deliver()
 
-    def after_record(self) -> None:
+    def after_record(self, now: float) -> None:
         """After a measurement: flush when due, here or by waking the thread."""
         metrics = self.config.metrics
-        if self.performance.pending >= metrics.flush_records:
-            if self.background:
+        if self.background:
+            if not self._wake.is_set():
                 self._wake.set()
-            else:
-                self._flush()
-        elif not self.background and self.clock() - self._flushed_at >= metrics.flush_interval:
+            return
+        waiting = self.performance.pending >= metrics.flush_records
+        if waiting or now - self._flushed_at >= metrics.flush_interval:
             self._flush()
-        if not self.background and (self._jobs or self._events):
+        if self._jobs or self._events:
             self.settle()
 
     # -- the thread -------------------------------------------------------------------------------
@@ -515,6 +554,8 @@ class Runtime:
                     self._flush()
                     self.run_jobs()
                 self.catch_up()
+                self.performance.follow()
+                self.on_fed()
                 # by the clock as well, which may run faster than time (a simulation, a demonstration)
                 if now >= tick_at or self.clock() - ticked >= 1.0:
                     tick_at = now + 1.0

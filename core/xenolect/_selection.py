@@ -1,24 +1,24 @@
 """Choosing: gate first, score second; no I/O, no lock, no hook call.
 
-``select`` reads one structure, one mask (what the agent's profile may speak) and one vector of
-scores, kept fresh by a stamp that every measurement moves. The counterfactual winner decides who is
-eligible for a rollout: only a unit that would be served the control is routed or is its control arm.
+``select`` reads one structure and one board: who is best for the agent's profile, brought up to date by
+what moved since the last look. The counterfactual winner decides who is eligible for a rollout: only a
+unit that would be served the control is routed or is its control arm. Everybody else may explore.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
+from xenolect._boards import Board
 from xenolect._breakers import Breakers
 from xenolect._frozen import freeze
 from xenolect._routing import routed
 from xenolect._runtime import Runtime
 from xenolect._scores import Scores
-from xenolect._structure import Mask, Profile, Structure
+from xenolect._structure import Profile, Structure
 from xenolect.errors import AgentNotFoundError, InvalidError, NoCompatibleVariantError
 from xenolect.model import (
     Agent,
@@ -33,6 +33,11 @@ __all__ = ["MISSING", "Selector"]
 
 log = logging.getLogger("xenolect.performance")
 MISSING: Any = object()
+FREE = (
+    Reason.BEST,
+    Reason.STICKY,
+    Reason.DEGRADED,
+)  # may explore: in no rollout, and with a choice
 
 
 class Selector:
@@ -47,9 +52,11 @@ class Selector:
         self.scores = Scores(runtime)
         self._dwell = config.selection.min_dwell
         self._hysteresis = config.selection.hysteresis
-        self._seen: OrderedDict[str, tuple[AgentContext, Profile]] = OrderedDict()
-        self._sticky: OrderedDict[tuple[str, str], tuple[str, float]] = OrderedDict()
-        self._pins: OrderedDict[tuple[str, str], tuple[str, Reason]] = OrderedDict()
+        self._explore = config.selection.explore
+        self._most_sticky = config.selection.sticky_agents
+        self._seen: dict[str, tuple[AgentContext, Profile]] = {}
+        self._sticky: dict[tuple[str, str], tuple[str, float]] = {}
+        self._pins: dict[tuple[str, str], tuple[str, Reason]] = {}
 
     # -- who asks ---------------------------------------------------------------------------------
 
@@ -73,8 +80,8 @@ class Selector:
             return agent.id, known[1]
         profile = self._runtime.profile(agent.context)
         self._seen[agent.id] = (agent.context, profile)
-        while len(self._seen) > self._runtime.config.selection.sticky_agents:
-            self._seen.popitem(last=False)
+        if len(self._seen) > self._most_sticky:
+            self._drop_first(self._seen)
         return agent.id, profile
 
     def known(self, agent_id: str) -> Profile | None:
@@ -114,115 +121,111 @@ class Selector:
             raise NoCompatibleVariantError(
                 f"protocol {protocol!r} has no variants; propose one and activate it"
             )
-        mask = structure.masks.get(profile) or structure.mask(
-            profile, runtime.refuses, runtime.config.selection.profiles
-        )
-        scores = self.scores.fresh(structure, mask, profile)
-        if runtime.mode is not Mode.NORMAL or structure.safe:
-            return self.fallback(structure, mask, profile, agent_id, session, scores)
-
-        pin_key = None
+        board = structure.boards.get(profile) or self.board(structure, profile)
+        if structure.safe or runtime.mode is not Mode.NORMAL:
+            return self.fallback(board, agent_id, session)
         if session is not None:
-            pin_key = (protocol, session)
-            pinned = self._pins.get(pin_key)
+            pinned = self._pins.get((protocol, session))
             if pinned is not None:
-                found = self._pinned(structure, mask, pinned[0], agent_id)
+                found = self._pinned(board, pinned[0], agent_id)
                 if found >= 0:
-                    return self.answer(
-                        structure, mask, profile, found, agent_id, session, scores, pinned[1]
-                    )
+                    return self.answer(board, found, agent_id, session, pinned[1])
 
-        best = self._best(structure, mask, scores, protocol, agent_id)
+        best = board.top()
+        shut, out = self._shut, self._out
+        if out and best >= 0 and agent_id in out.get(structure.variants[best].id, ()):
+            best = board.top_without({name for name, agents in out.items() if agent_id in agents})
         if best < 0:  # who is served anyway may as well be a probe, so that what is shut heals
-            probe = self._probe(structure, mask, agent_id)
+            probe = self._probe(board, agent_id)
             if probe is None:
-                return self.fallback(structure, mask, profile, agent_id, session, scores)
-            index, permit = probe
-            return self.answer(
-                structure,
-                mask,
-                profile,
-                index,
-                agent_id,
-                session,
-                scores,
-                Reason.BASELINE if index == structure.baseline else Reason.BEST,
-                permit,
-            )
-        winner = index = best
-        permit = None
-        reason = self._reason(structure, mask, winner, protocol, agent_id)
-        if structure.routes and not runtime.stale:
-            index, reason, permit = self._route(structure, mask, winner, reason, agent_id, session)
-        if permit is None and index == winner and (self._shut or self._out):
-            probe = self._probe(structure, mask, agent_id)
-            if probe is not None:
-                index, permit = probe
-                reason = Reason.BEST
-        if pin_key is not None and permit is None:
-            self._pin(pin_key, structure.variants[index].id, reason)
-        return self.answer(
-            structure, mask, profile, index, agent_id, session, scores, reason, permit
+                return self.fallback(board, agent_id, session)
+            reason = Reason.BASELINE if probe[0] == structure.baseline else Reason.BEST
+            return self.answer(board, probe[0], agent_id, session, reason, probe[1])
+        winner = self._settled(board, best, (protocol, agent_id))
+        reason = (
+            Reason.DEGRADED
+            if board.vector.degraded
+            else Reason.ONLY
+            if board.only
+            else Reason.BEST
+            if winner == best
+            else Reason.STICKY
         )
+        index, permit = winner, None
+        if structure.routes and not runtime.stale:
+            index, reason, permit = self._route(board, winner, reason, agent_id, session)
+        if (shut or out) and permit is None and index == winner:
+            probe = self._probe(board, agent_id)
+            if probe is not None:
+                (index, permit), reason = probe, Reason.BEST
+        if self._explore and permit is None and reason in FREE:
+            index, reason = self._explored(board, index, reason, agent_id)
+        if session is not None and permit is None:
+            self._pin((protocol, session), structure.variants[index].id, reason)
+        return self.answer(board, index, agent_id, session, reason, permit)
 
-    def _best(
-        self,
-        structure: Structure,
-        mask: Mask,
-        scores: Sequence[float],
-        protocol: str,
-        agent_id: str,
-    ) -> int:
-        """The index of the choice without any rollout, stickiness included; -1 for none."""
-        shut, out, variants = self._shut, self._out, structure.variants
-        best, best_score = -1, -math.inf
-        for i in mask.eligible:
-            if (
-                scores[i] > best_score
-                and variants[i].id not in shut
-                and not (out and agent_id in out.get(variants[i].id, ()))
-            ):
-                best, best_score = i, scores[i]
-        if best < 0:
-            return -1
-        key = (protocol, agent_id)
+    def board(self, structure: Structure, profile: Profile) -> Board:
+        """The profile's board, made at first use."""
+        runtime = self._runtime
+        bound = runtime.config.selection.profiles
+        mask = structure.mask(profile, runtime.refuses, bound)
+        vector = self.scores.vector(structure, profile)
+        if len(structure.boards) >= bound:
+            structure.boards = {}  # one reference swapped: readers of the old one are not disturbed
+        made = Board(structure, profile, mask, vector, self._shut, not runtime.background)
+        return structure.boards.setdefault(profile, made)
+
+    def _settled(self, board: Board, best: int, key: tuple[str, str]) -> int:
+        """The best, unless the agent shall stay with what it speaks: young, or nearly as good."""
+        variants = board.structure.variants
+        best_id = variants[best].id
         sticky = self._sticky.get(key)
-        if sticky is not None and sticky[0] != variants[best].id:
-            for i in mask.eligible:
-                if variants[i].id == sticky[0] and self._admits(sticky[0], agent_id):
-                    young = self._runtime.clock() - sticky[1] < self._dwell
-                    if young or best_score - scores[i] <= self._hysteresis:
-                        return i
-                    break
-        if sticky is None or sticky[0] != variants[best].id:
-            self._sticky[key] = (variants[best].id, self._runtime.clock())
-            while len(self._sticky) > self._runtime.config.selection.sticky_agents:
-                self._sticky.popitem(last=False)
+        if sticky is not None:
+            if sticky[0] == best_id:
+                return best
+            row = board.structure.index.get(sticky[0], -1)
+            if (
+                0 <= row < board.structure.active
+                and sticky[0] not in board.mask.refused
+                and self._admits(sticky[0], key[1])
+            ):
+                young = self._runtime.clock() - sticky[1] < self._dwell
+                if young or board.score(best) - board.score(row) <= self._hysteresis:
+                    return row
+        self._sticky[key] = (best_id, self._runtime.clock())
+        if len(self._sticky) > self._most_sticky:
+            self._drop_first(self._sticky)
         return best
 
-    def _reason(
-        self, structure: Structure, mask: Mask, winner: int, protocol: str, agent_id: str
-    ) -> Reason:
-        if mask.degraded:
-            return Reason.DEGRADED
-        if len(mask.eligible) == 1:
-            return Reason.ONLY
-        scores = mask.scores
-        for i in mask.eligible:
-            if scores[i] > scores[winner] and self._admits(structure.variants[i].id, agent_id):
-                return Reason.STICKY
-        return Reason.BEST
+    def _explored(
+        self, board: Board, index: int, reason: Reason, agent_id: str
+    ) -> tuple[int, Reason]:
+        """Now and then the best of a draw instead, for a unit that is outside any rollout."""
+        rng = self._runtime.rng
+        if self._explore < 1.0 and rng.random() >= self._explore:
+            return index, reason
+        out = self._out
+        without = {name for name, agents in out.items() if agent_id in agents} if out else set()
+        drawn = board.draw(rng, without)
+        return (drawn, Reason.EXPLORE) if drawn >= 0 else (index, reason)
+
+    @staticmethod
+    def _drop_first(table: dict[Any, Any]) -> None:
+        try:
+            del table[next(iter(table))]
+        except (StopIteration, RuntimeError, KeyError):
+            pass  # another thread is at it
 
     def _route(
         self,
-        structure: Structure,
-        mask: Mask,
+        board: Board,
         winner: int,
         reason: Reason,
         agent_id: str,
         session: str | None,
     ) -> tuple[int, Reason, Any]:
         """The canary of the first rollout whose slice holds the unit, else the winner."""
+        structure, mask = board.structure, board.mask
         winner_id = structure.variants[winner].id
         for j, route in enumerate(structure.routes):
             if route.control_id != winner_id or not mask.canaries[j]:
@@ -257,50 +260,45 @@ class Selector:
             return self._breakers.claim(variant_id)
         return self._breakers.agents.claim(variant_id, agent_id) if self._out else None
 
-    def _probe(self, structure: Structure, mask: Mask, agent_id: str) -> tuple[int, Any] | None:
+    def _probe(self, board: Board, agent_id: str) -> tuple[int, Any] | None:
         """A permit of a half-open active variant: few calls, whatever its score, so that it heals."""
-        for i in mask.eligible:
-            permit = self._claim(structure.variants[i].id, agent_id)
-            if permit is not None:
-                return i, permit
+        structure, refused = board.structure, board.mask.refused
+        names = self._shut | {name for name, agents in self._out.items() if agent_id in agents}
+        rows = sorted(structure.index.get(name, -1) for name in names)
+        for row in rows:
+            if 0 <= row < structure.active and structure.variants[row].id not in refused:
+                permit = self._claim(structure.variants[row].id, agent_id)
+                if permit is not None:
+                    return row, permit
         return None
 
-    def _pinned(self, structure: Structure, mask: Mask, variant_id: str, agent_id: str) -> int:
+    def _pinned(self, board: Board, variant_id: str, agent_id: str) -> int:
         """The index of a pinned variant, if it may still be served; else -1."""
-        if variant_id in mask.refused or not self._admits(variant_id, agent_id):
+        if variant_id in board.mask.refused or not self._admits(variant_id, agent_id):
             return -1
-        for i, variant in enumerate(structure.variants):
-            if variant.id == variant_id:
-                if i >= structure.active:
-                    route = structure.routes[i - structure.active]
-                    return i if route.ppm and not self._runtime.stale else -1
-                return i
-        return -1
+        structure = board.structure
+        row = structure.index.get(variant_id, -1)
+        if row >= structure.active:
+            route = structure.routes[row - structure.active]
+            return row if route.ppm and not self._runtime.stale else -1
+        return row
 
     def _pin(self, key: tuple[str, str], variant_id: str, reason: Reason) -> None:
         self._pins[key] = (variant_id, reason)
-        while len(self._pins) > self._runtime.config.selection.sessions:
-            self._pins.popitem(last=False)
+        if len(self._pins) > self._runtime.config.selection.sessions:
+            self._drop_first(self._pins)
 
     def fallback(
-        self,
-        structure: Structure,
-        mask: Mask,
-        profile: Profile,
-        agent_id: str,
-        session: str | None,
-        scores: Sequence[float],
-        claim: bool = True,
+        self, board: Board, agent_id: str, session: str | None, claim: bool = True
     ) -> Selection:
         """The fallback, whatever its breaker says, as a probe if it wants one; never against its
         requirements."""
+        structure = board.structure
         index = structure.baseline
-        if index >= 0 and structure.variants[index].id not in mask.refused:
+        if index >= 0 and structure.variants[index].id not in board.mask.refused:
             permit = self._claim(structure.variants[index].id, agent_id) if claim else None
-            return self.answer(
-                structure, mask, profile, index, agent_id, session, scores, Reason.BASELINE, permit
-            )
-        excluded = self._excluded(structure, mask, agent_id)
+            return self.answer(board, index, agent_id, session, Reason.BASELINE, permit)
+        excluded = self.excluded(board, agent_id)
         why = "; ".join(f"{name}: {reason}" for name, reason in excluded.items())
         raise NoCompatibleVariantError(
             f"no variant of {structure.protocol!r} may be served to agent {agent_id!r}"
@@ -310,38 +308,40 @@ class Selector:
 
     def answer(
         self,
-        structure: Structure,
-        mask: Mask,
-        profile: Profile,
+        board: Board,
         index: int,
         agent_id: str,
         session: str | None,
-        scores: Sequence[float],
         reason: Reason,
         permit: Any = None,
     ) -> Selection:
         """A selection whose parts and exclusions are computed when they are read."""
-
-        def explain() -> tuple[Mapping[str, float], Mapping[str, str]]:
-            _, _, columns = self.scores.columns(structure.variants, structure, profile)
-            parts = {name: answer[index] for name, answer in columns.items()}
-            return freeze(parts), freeze(self._excluded(structure, mask, agent_id))
-
+        structure = board.structure
         return Selection(
             structure.variants[index],
             agent_id,
             session,
             structure.protocol,
-            scores[index],
+            board.score(index),
             reason,
             structure.revision,
             permit,
-            explain,
+            (self._explain, board, index, agent_id),
         )
 
-    def _excluded(self, structure: Structure, mask: Mask, agent_id: str) -> dict[str, str]:
-        excluded = dict(mask.refused)
-        for variant in structure.variants:
+    def _explain(
+        self, board: Board, index: int, agent_id: str
+    ) -> tuple[Mapping[str, float], Mapping[str, str]]:
+        """The parts of a selection and what was excluded, as of now."""
+        structure = board.structure
+        _, columns = self.scores.parts(structure.variants, structure, board.profile)
+        parts = {name: column[index] for name, column in columns.items()}
+        return freeze(parts), freeze(self.excluded(board, agent_id))
+
+    def excluded(self, board: Board, agent_id: str) -> dict[str, str]:
+        """variant id -> why it may not be served to this agent now."""
+        excluded = dict(board.mask.refused)
+        for variant in board.structure.variants:
             reason = self._breakers.reason(variant.id, agent_id)
             if reason and variant.id not in excluded:
                 excluded[variant.id] = reason

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import attrs
 
+from xenolect._tracks import Feed, Track
 from xenolect.model import AgentContext, ProtocolVariant
+
+if TYPE_CHECKING:
+    from xenolect._boards import Board
+    from xenolect._scores import Vector
 
 __all__ = ["Mask", "Profile", "Route", "Structure"]
 
@@ -14,13 +20,17 @@ Refuses = Callable[[ProtocolVariant, AgentContext], str | None]
 
 
 class Profile:
-    """A context shared by all agents that declare the same; compared by identity."""
+    """A context shared by all agents that declare the same; compared by identity.
 
-    __slots__ = ("context", "key")
+    ``group``: the class under which its agents' measurements are counted, "" for none of its own.
+    """
 
-    def __init__(self, key: str, context: AgentContext) -> None:
+    __slots__ = ("context", "group", "key")
+
+    def __init__(self, key: str, context: AgentContext, group: str = "") -> None:
         self.key = key
         self.context = context
+        self.group = group
 
 
 @attrs.frozen(eq=False)
@@ -37,9 +47,9 @@ class Route:
 
 
 class Mask:
-    """What one profile may speak of a structure, and the scores last computed for it."""
+    """What one profile may speak of a structure."""
 
-    __slots__ = ("canaries", "degraded", "eligible", "refused", "scores", "stamp")
+    __slots__ = ("canaries", "eligible", "refused")
 
     def __init__(
         self, eligible: tuple[int, ...], canaries: tuple[bool, ...], refused: dict[str, str]
@@ -47,27 +57,33 @@ class Mask:
         self.eligible = eligible
         self.canaries = canaries
         self.refused = refused
-        self.scores: Sequence[float] = ()
-        self.stamp = -1
-        self.degraded = False
 
 
 class Structure:
     """The variants of one protocol that may be served, as of a revision.
 
     ``variants`` holds the active ones first (in order of id), then the canaries of ``routes`` in
-    order of their start. Masks are cached per profile; a new structure starts with none.
+    order of their start. Masks, vectors of scores and boards are cached; a new structure starts
+    without any. ``reference``: the latency in ms that counts as neutral, None where it is not known.
     """
 
     __slots__ = (
         "active",
         "baseline",
+        "boards",
+        "controls",
+        "feed",
+        "index",
         "masks",
         "protocol",
+        "reference",
         "revision",
         "routes",
+        "row",
         "safe",
+        "tracks",
         "variants",
+        "vectors",
     )
 
     def __init__(
@@ -78,15 +94,26 @@ class Structure:
         routes: Sequence[Route],
         baseline_id: str | None,
         safe: bool,
+        feed: Feed,
+        track: Callable[[str, Feed], Track],
+        reference: float | None = None,
     ) -> None:
         self.protocol = protocol
         self.revision = revision
         self.routes = tuple(routes)
         self.active = len(active)
         self.variants = (*active, *(route.variant for route in routes))
+        self.index = {variant.id: i for i, variant in enumerate(self.variants)}
         self.baseline = next((i for i, v in enumerate(active) if v.id == baseline_id), -1)
+        self.controls = frozenset(route.control_id for route in routes)
         self.safe = safe
+        self.reference = reference
+        self.feed = feed
+        self.tracks = tuple(track(variant.id, feed) for variant in self.variants)
+        self.row = {id(track): i for i, track in enumerate(self.tracks)}
         self.masks: dict[Profile, Mask] = {}
+        self.vectors: dict[object, Vector] = {}
+        self.boards: dict[Profile, Board] = {}
 
     def mask(self, profile: Profile, refuses: Refuses, bound: int) -> Mask:
         """The profile's mask; rules are asked once per (variant, profile)."""

@@ -174,13 +174,18 @@ class CanaryConfig:
 
 @attrs.frozen
 class SelectionConfig:
-    """Stickiness and bounded caches of selection."""
+    """Stickiness, exploration and bounded caches of selection.
+
+    ``explore``: the share of selections outside any rollout that are served the best of one draw from
+    what is believed of each variant (Thompson sampling) instead of the best lower bound.
+    """
 
     min_dwell: Seconds = Seconds(600.0)
     hysteresis: float = attrs.field(default=0.02, validator=fraction)
     sticky_agents: int = attrs.field(default=100_000, validator=at_least(0))
     sessions: int = attrs.field(default=100_000, validator=at_least(0))
     profiles: int = attrs.field(default=1_024, validator=at_least(1))
+    explore: float = attrs.field(default=0.0, validator=fraction)
     latency_target: Seconds | None = attrs.field(default=None, validator=positive)
 
 

@@ -116,7 +116,9 @@ class Observation:
 class Window:
     """What one process measured of one variant in ``[start, start + span)``; windows add up.
 
-    ``bins`` is a ``Sketch`` of latencies in JSON form. ``sums`` maps a metric to ``[sum, weight]``.
+    ``bins`` is a ``Sketch`` of latencies in JSON form. ``sums`` maps a metric to ``[sum, weight]``;
+    names that begin with an underscore are the manager's own. ``writer`` names the process that
+    measured. ``sequence`` is assigned by the index (0 before): the order they were appended in.
     """
 
     variant_id: str
@@ -126,6 +128,8 @@ class Window:
     failures: int
     bins: Sequence[Sequence[int]] = ()
     sums: Mapping[str, Sequence[float]] = attrs.field(factory=dict)
+    writer: str = ""
+    sequence: int = 0
 
 
 @attrs.frozen

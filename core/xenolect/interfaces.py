@@ -11,12 +11,13 @@ These interfaces are provisional until each has two independent implementations 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from xenolect.facts import Change, Contents, Entry, Lease, Observation, Rollup, Window
 from xenolect.judges import Baseline, Evidence, JudgeConfig
 from xenolect.model import Agent, AgentContext, Candidate, ProtocolVariant, Verdict
 from xenolect.safeguards import Action, Event, Reply
+from xenolect.tallies import Binding, Custom
 
 __all__ = [
     "Buffer",
@@ -28,6 +29,7 @@ __all__ = [
     "Index",
     "Judge",
     "KeyProvider",
+    "LiveScorer",
     "Proposer",
     "Rule",
     "Safeguard",
@@ -123,8 +125,23 @@ class Index(Protocol):
         """
         ...
 
-    def append_windows(self, batch: Sequence[Window | Observation]) -> int:
-        """Append measurements in one transaction; return the last observation's sequence so far."""
+    def append_windows(
+        self, batch: Sequence[Window | Observation], *, durable: bool = False
+    ) -> int:
+        """Append measurements in one transaction; return the last observation's sequence so far.
+
+        ``durable``: this batch, and all appended before it, survive a power failure when this returns;
+        else a crash of the process, but a power failure may take the last of them, whole.
+        """
+        ...
+
+    def appended(
+        self, after: int | None, limit: int, writer: str = ""
+    ) -> tuple[int, Sequence[Window]]:
+        """At most ``limit`` windows appended after a cursor, in that order, and the cursor behind them.
+
+        With a ``writer`` its own windows are left out. ``after`` None: the newest cursor, and nothing.
+        """
         ...
 
     def windows(self, variant_id: str, since: float, until: float) -> Iterator[Window]:
@@ -281,6 +298,18 @@ class Scorer(Protocol):
 
     def score(self, candidates: Sequence[Candidate], agent: Agent) -> Sequence[float]:
         """One number in [0, 1] per candidate, higher is better."""
+        ...
+
+
+@runtime_checkable
+class LiveScorer(Protocol):
+    """A faster way to score: one that rates one variant alone is always fresh. Optional, and pure."""
+
+    def bind(self, agent: Agent, custom: Custom) -> Binding:
+        """Ready for agents like this one; ``custom``: declared metrics with the values worth 0 and 1.
+
+        The binding rates one variant from its sums: an estimate whose numbers are in [0, 1].
+        """
         ...
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
 from functools import partial
 from typing import Any, Self
 
@@ -22,10 +21,11 @@ from xenolect._keys import Keys
 from xenolect._mirroring import Mirroring
 from xenolect._performance import Performance
 from xenolect._points import SERVED, Points
+from xenolect._recording import Recorder
 from xenolect._rollouts import Canaries
 from xenolect._runtime import Runtime
 from xenolect._selection import MISSING, Selector
-from xenolect._validate import check_name, failures_of
+from xenolect._validate import check_name
 from xenolect._variants import Variants
 from xenolect.config import Config, load
 from xenolect.decisions import Decisions
@@ -84,6 +84,10 @@ class EmergenceManager:
         self._critical = Critical(runtime, self.points, self.canaries.serves)
         self.states.damaged = self._critical.damaged
         self.states.violated = self._critical.violated
+        self._recorder = Recorder(
+            runtime, self._selector, self.canaries, self._breakers, self._critical
+        )
+        self._breakers.shut.touched = runtime.performance.touch
         self._breakers.moved = self.canaries.breaker_moved
         self._breakers.gave_up = self.canaries.gave_up
         self._breakers.publish = runtime.publish
@@ -97,6 +101,7 @@ class EmergenceManager:
             key, value, at_open
         )
         runtime.on_tick = self._tick
+        runtime.on_fed = self._selector.scores.refresh
         self.states.give_up = self._give_up
         self._mirroring = Mirroring(runtime, self.states)
         self.states._upkeep.mirror = self._mirroring.upkeep
@@ -228,29 +233,25 @@ class EmergenceManager:
         agent_id: str | None = None,
         durable: bool = False,
         session: str | None = None,
+        key: tuple[str, int] | None = None,
     ) -> Receipt:
         """Record a measurement of one or many operations; in memory at once.
 
         ``variant`` may be the Selection it was made with: then a permit returns with it. A canary
         proved harmful is shut before this returns; that is not an error of this call. ``durable``
-        waits for the disk. InvalidMetricsError, LimitError; nothing is recorded then.
+        waits until it survives a power failure. ``key`` is ``(boot, sequence)`` of the agent: a second
+        measurement with the same is counted nowhere, so a sender may try again.
+        InvalidMetricsError, LimitError (with ``retry_after``); nothing is recorded then.
         """
         permit = variant.permit if isinstance(variant, Selection) else None
-        return self._record(variant, metrics, agent_id, session, durable, permit)
+        return self._recorder.record(variant, metrics, agent_id, session, durable, permit, key)
 
-    def record_many(
-        self,
-        records: Iterable[tuple[Any, PerformanceMetrics] | tuple[Any, PerformanceMetrics, str]],
-    ) -> Receipt:
-        """Record ``(variant, metrics)`` or ``(variant, metrics, agent_id)``; all are checked first."""
-        checked = []
-        for record in records:
-            variant, metrics, agent_id = record if len(record) == 3 else (*record, None)
-            self._checked(metrics)
-            checked.append((self._runtime.variant(variant), metrics, agent_id))
-        for variant, metrics, agent_id in checked:
-            self._record(variant, metrics, agent_id, None, False, None)
-        return Receipt(self._runtime)
+    def record_many(self, records: Iterable[tuple[Any, ...]], durable: bool = False) -> Receipt:
+        """Record a batch of ``(variant, metrics[, agent_id[, key]])``, all or nothing.
+
+        All are checked first, and they are stored in one transaction. Errors as of ``record``.
+        """
+        return self._recorder.record_many(records, durable)
 
     def report(
         self,
@@ -261,12 +262,13 @@ class EmergenceManager:
         session: str | None = None,
         custom: Mapping[str, float] | None = None,
         critical: str | None = None,
+        key: tuple[str, int] | None = None,
     ) -> Receipt:
         """Report one operation of one agent. ``wait()`` on the result for its commit.
 
         ``variant`` may be the Selection it was made with: then a permit returns with it. A failure may
         be ``critical``: "crash_on_load", "schema_violation" or "corrupt_state"; the second registered
-        agent that says so takes the variant back.
+        agent that says so takes the variant back. ``key`` as in ``record``.
         """
         if not isinstance(success, (bool, int)) or success not in (0, 1):
             raise InvalidMetricsError(f"success must be True or False, got {success!r}")
@@ -285,7 +287,7 @@ class EmergenceManager:
             permit = variant.permit
             session = session if session is not None else variant.session
         agent = check_name(name, "agent id")
-        return self._record(variant, metrics, agent, session, False, permit, critical)
+        return self._recorder.record(variant, metrics, agent, session, False, permit, key, critical)
 
     def call(
         self, agent: Agent | str, protocol: str = "default", session: str | None = None
@@ -299,7 +301,7 @@ class EmergenceManager:
         metrics = PerformanceMetrics(1.0 if success else 0.0, latency_ms, custom=custom)
         if selection.reason == Reason.DEFAULT:
             return
-        self._record(
+        self._recorder.record(
             selection.variant,
             metrics,
             selection.agent_id,
@@ -307,56 +309,6 @@ class EmergenceManager:
             False,
             selection.permit,
         )
-
-    def _checked(self, metrics: PerformanceMetrics) -> int:
-        try:
-            return failures_of(metrics)
-        except InvalidMetricsError:
-            self._runtime.performance.rejected += 1
-            raise
-
-    def _record(
-        self,
-        variant: Any,
-        metrics: PerformanceMetrics,
-        agent_id: str | None,
-        session: str | None,
-        durable: bool,
-        permit: Any,
-        critical: str | None = None,
-    ) -> Receipt:
-        runtime = self._runtime
-        failures = self._checked(metrics)
-        current = runtime.variant(variant)
-        now = runtime.clock()
-        performance = runtime.performance
-        late = _late(metrics.timestamp, now, runtime.config.metrics.lateness)
-        if not runtime.background:
-            self.canaries.join()
-        with performance.fold:
-            performance.add(current.id, metrics, failures, now, agent_id)
-            if not late:
-                self.canaries.observe(
-                    current,
-                    agent_id,
-                    session,
-                    metrics.count,
-                    failures,
-                    metrics.latency_ms,
-                    metrics.custom,
-                    now,
-                )
-        if not late:
-            self._breakers.outcome(
-                current.id, metrics.count - failures, failures, permit, metrics.latency_ms, agent_id
-            )
-            self._critical.measured(current, metrics, agent_id, session)
-            if critical is not None and agent_id is not None:
-                self._critical.report(current, critical, agent_id, session)
-        runtime.after_record()
-        if durable:
-            runtime.flush()
-        return Receipt(runtime)
 
     # -- safeguards -------------------------------------------------------------------------------
 
@@ -414,6 +366,7 @@ class EmergenceManager:
         runtime = self._runtime
         runtime.flush()
         runtime.catch_up()
+        runtime.performance.follow()
         self._tick(runtime.clock() if now is None else now)
         runtime.run_jobs()
         self._mirroring.tick()
@@ -423,7 +376,10 @@ class EmergenceManager:
         if self._serving:
             self._renew()
         self._breakers.tick()
-        self._runtime.performance.decay(now)
+        decayed = self._runtime.performance.decay(now)
+        self._runtime.references.renew(list(self._runtime.structures.values()))
+        if decayed:
+            self._selector.scores.warm()
         self.canaries.tick(now)
         if self._serving:
             self.points.retire(now)
@@ -494,6 +450,8 @@ class EmergenceManager:
             "measurements": {
                 "pending": runtime.performance.pending,
                 "rejected": runtime.performance.rejected,
+                "late": runtime.performance.late,
+                "duplicates": runtime.performance.once.duplicates,
             },
             "events_dropped": runtime.dropped_events,
             "stale": runtime.stale,
@@ -515,10 +473,6 @@ def _status_row(status: CanaryStatus) -> dict[str, Any]:
         "verdict": str(status.verdict),
         "reason": status.reason,
     }
-
-
-def _late(timestamp: datetime | None, now: float, lateness: float) -> bool:
-    return timestamp is not None and now - timestamp.timestamp() > lateness
 
 
 open = EmergenceManager.open

@@ -7,7 +7,7 @@ second, sizes in bytes, durations in seconds, moments as ``datetime`` in UTC.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -96,6 +96,7 @@ class Reason(StrEnum):
     DEGRADED = "degraded"
     BASELINE = "baseline"
     DEFAULT = "default"
+    EXPLORE = "explore"
 
 
 class Mode(StrEnum):
@@ -252,7 +253,7 @@ class Selection:
         reason: Reason,
         revision: int,
         permit: Any = None,
-        explain: Callable[[], tuple[Mapping[str, float], Mapping[str, str]]] | None = None,
+        explain: tuple[Any, ...] | None = None,
     ) -> None:
         self.variant = variant
         self.agent_id = agent_id
@@ -267,12 +268,19 @@ class Selection:
     @property
     def parts(self) -> Mapping[str, float]:
         """Each scorer's answer for the chosen variant, in [0, 1], before weighting."""
-        return self._explain()[0] if self._explain else {}
+        return self._why()[0]
 
     @property
     def excluded(self) -> Mapping[str, str]:
         """variant id -> why it was not eligible."""
-        return self._explain()[1] if self._explain else {}
+        return self._why()[1]
+
+    def _why(self) -> tuple[Mapping[str, float], Mapping[str, str]]:
+        if self._explain is None:
+            return {}, {}
+        function, *arguments = self._explain  # called when read: building it ahead costs 13-500 us
+        answer: tuple[Mapping[str, float], Mapping[str, str]] = function(*arguments)
+        return answer
 
     def __repr__(self) -> str:
         score = "" if math.isnan(self.score) else f", score={self.score:.3f}"

@@ -1,7 +1,8 @@
 """The bundled scorers: performance, compatibility, stability (docs/safeguards.md, "Score").
 
 Utilities are measured against fixed references, never against the other candidates, so that adding a
-variant never changes the order of the others. No history is a prior mean, neither 0 nor 1.
+variant never changes the order of the others. No history is a prior mean, neither 0 nor 1. Each can rate
+one variant alone, so the engine has it rate only those whose counters moved.
 """
 
 from __future__ import annotations
@@ -13,21 +14,44 @@ import attrs
 
 from xenolect.hookspecs import Offer, hookimpl, offer
 from xenolect.interfaces import Scorer
-from xenolect.model import Agent, Candidate
+from xenolect.model import Agent, Candidate, ProtocolVariant
 from xenolect.predicates import lookup, refuses
+from xenolect.tallies import Binding, Custom, Estimate, Own, Tally
 
 __all__ = ["Compatibility", "PerformanceScore", "StabilityScore"]
 
 DEFAULTS = {"success": 0.5, "latency": 0.25, "resource": 0.125, "throughput": 0.125}
+SPREAD = 0.6  # standard deviation of the logarithm of one latency or throughput
+FIRST = ("success", "latency")
+MEASURED = {"resource": "resource_usage", "throughput": "throughput"}
+POOLED = 20.0  # operations that what all classes saw weighs in a class of its own, at most
 
 
-def lower_bound(successes: float, failures: float, prior: float, mass: float) -> float:
-    """Mean minus one standard deviation of Beta(mass * prior + s, mass * (1 - prior) + f)."""
-    a = mass * prior + successes
-    b = mass * (1.0 - prior) + failures
-    mean = a / (a + b)
-    deviation = math.sqrt(a * b / ((a + b) ** 2 * (a + b + 1.0)))
-    return max(0.0, mean - deviation)
+def beta(a: float, b: float) -> tuple[float, float]:
+    """Mean and standard deviation of Beta(a, b)."""
+    total = a + b
+    return a / total, math.sqrt(a * b / (total * total * (total + 1.0)))
+
+
+def counted(candidate: Candidate) -> Tally:
+    """A candidate's history as a tally; its median stands for all of its latencies."""
+    history, tally = candidate.history, Tally()
+    tally.count, tally.failures = history.count, min(history.failures, history.count)
+    if history.latency_ms is not None:
+        tally.latencies = max(1.0, history.count)
+        tally.latency_logs = tally.latencies * math.log(max(history.latency_ms, 1e-6))
+    measured = {"resource_usage": history.resource_usage, "throughput": history.throughput}
+    measured |= {f"custom.{name}": value for name, value in history.custom.items()}
+    for name, value in measured.items():
+        if value is not None:
+            tally.sums[name] = [value * tally.count, tally.count]
+    tally.passed, tally.failed = candidate.stability.passes, candidate.stability.fails
+    return tally
+
+
+def each(binding: Binding, candidates: Sequence[Candidate]) -> list[float]:
+    """The scores of a batch, one variant after the other."""
+    return [binding.rate(c.variant, counted(c), (), c.reference_ms)[0] for c in candidates]
 
 
 @attrs.frozen
@@ -35,26 +59,89 @@ class PerformanceScore:
     """Success, latency, resources and throughput, weighted by the agent's preferences.
 
     Success keeps at least half of the weight whatever an agent prefers: else a variant that fails fast
-    wins. latency_reference_ms counts as neutral where no baseline was measured; throughput_reference
-    (operations per second) likewise. prior and mass: the success assumed before ``mass`` operations.
+    wins. ``prior`` is the success assumed before ``mass`` operations. A class of agents starts from what
+    all classes saw. Agents are served by a lower bound (one standard deviation), which counts in full
+    after some ``trial`` operations: so a variant nobody knows is tried before it is doubted.
     """
 
     prior: float = 0.9
     mass: float = 5.0
+    trial: float = 20.0
     latency_reference_ms: float = 100.0
     throughput_reference: float = 100.0
 
     def score(self, candidates: Sequence[Candidate], agent: Agent) -> list[float]:
         """One number in [0, 1] per candidate."""
-        weights = self.weights(agent.context.preferences)
-        return [
-            math.fsum(weight * self._utility(name, candidate) for name, weight in weights.items())
-            for candidate in candidates
-        ]
+        return each(self.bind(agent, {}), candidates)
 
-    def weights(self, preferences: Mapping[str, float]) -> dict[str, float]:
+    def bind(self, agent: Agent, custom: Custom) -> Binding:
+        """Ready for one agent: agents with the same weights share."""
+        weights = self.weights(agent.context.preferences, custom)
+        items = tuple((name, weight) for name, weight in weights.items() if weight)
+        success = weights["success"]
+        latency = weights.get("latency", 0.0)
+        rest = tuple((n, MEASURED.get(n, f"custom.{n}"), w) for n, w in items if n not in FIRST)
+        unknown = 0.5 / math.sqrt(self.mass)
+        prior, mass, trial = self.prior, self.mass, self.trial
+        neutral = self.latency_reference_ms
+        sqrt, exp, log = math.sqrt, math.exp, math.log
+
+        def rate(
+            variant: ProtocolVariant, tally: Tally, own: Own, reference: float | None
+        ) -> Estimate:
+            count = tally.count
+            failures = min(tally.failures, count)
+            total = mass + count
+            a = mass * prior + count - failures
+            b = total - a
+            seen = count
+            if own:
+                pull = min(POOLED, total)
+                seen = own[0]
+                failed = min(own[1], seen)
+                a = pull * a / total + seen - failed
+                total = pull + seen
+                b = total - a
+            mean = a / total
+            deviation = sqrt(max(0.0, a * b) / (total * total * (total + 1.0)))
+            doubt = count / (count + trial) if count else 0.0
+            low = success * max(0.0, mean - doubt * deviation)
+            mean *= success
+            spread = (success * deviation) ** 2
+            if latency:
+                base = log(reference or neutral)
+                observed = tally.latencies + mass
+                middle = (mass * base + tally.latency_logs) / observed
+                if own:
+                    pull = min(POOLED, observed)
+                    observed = pull + own[2]
+                    middle = (pull * middle + own[3]) / observed
+                middle -= base
+                wide = SPREAD / sqrt(observed)
+                at = latency / (1.0 + exp(min(middle, 700.0)))
+                under = latency / (1.0 + exp(min(middle + wide, 700.0)))
+                mean += at
+                spread += (at - under) ** 2
+                low += latency / (1.0 + exp(min(middle + doubt * wide, 700.0)))
+            sums = tally.sums
+            for name, measured, weight in rest:
+                value, wide = 0.5, unknown
+                if measured in sums:
+                    value, wide = self._other(name, sums[measured], custom)
+                mean += weight * value
+                spread += (weight * wide) ** 2
+                low += weight * max(0.0, value - doubt * wide)
+            return min(1.0, low), min(1.0, mean), sqrt(spread)
+
+        key = (items, tuple(sorted(custom.items())))
+        return Binding(rate, key, by_class=True)
+
+    def weights(
+        self, preferences: Mapping[str, float], custom: Custom | None = None
+    ) -> dict[str, float]:
         """Metric -> weight; they sum to 1 and success has at least one half."""
-        known = {name: max(0.0, float(preferences.get(name, 0.0))) for name in DEFAULTS}
+        names = [*DEFAULTS, *sorted(custom or ())]
+        known = {name: max(0.0, float(preferences.get(name, 0.0))) for name in names}
         total = math.fsum(known.values())
         if not total:
             return dict(DEFAULTS)
@@ -68,19 +155,19 @@ class PerformanceScore:
             **{name: (1.0 - success) * weight / mass for name, weight in rest.items()},
         }
 
-    def _utility(self, name: str, candidate: Candidate) -> float:
-        history = candidate.history
-        if name == "success":
-            failures = min(history.failures, history.count)
-            return lower_bound(history.count - failures, failures, self.prior, self.mass)
-        if name == "latency":
-            reference = candidate.reference_ms or self.latency_reference_ms
-            latency = history.latency_ms
-            return 0.5 if latency is None else reference / (reference + latency)
-        if name == "resource":
-            return 0.5 if history.resource_usage is None else 1.0 - history.resource_usage
-        rate = history.throughput
-        return 0.5 if rate is None else rate / (rate + self.throughput_reference)
+    def _other(self, name: str, slot: Sequence[float], custom: Custom) -> tuple[float, float]:
+        """Utility and deviation of a metric that is a mean over operations."""
+        total, weight = slot
+        observed = self.mass + weight
+        if name == "throughput":
+            zero = self.throughput_reference
+            mean = (self.mass * zero + total) / observed
+            return mean / (mean + zero), 0.5 * SPREAD * 0.5 / math.sqrt(observed)
+        worst, best = (1.0, 0.0) if name == "resource" else custom[name]
+        middle = (worst + best) / 2.0
+        mean = (self.mass * middle + total) / observed
+        value = min(1.0, max(0.0, (mean - worst) / (best - worst)))
+        return value, 0.5 / math.sqrt(observed)
 
 
 @attrs.frozen
@@ -94,11 +181,24 @@ class Compatibility:
 
     def score(self, candidates: Sequence[Candidate], agent: Agent) -> list[float]:
         """One number in [0, 1] per candidate."""
-        return [1.0 - self.optional_weight * self._missing(c, agent) for c in candidates]
+        return [1.0 - self.optional_weight * self._missing(c.variant, agent) for c in candidates]
+
+    def bind(self, agent: Agent, custom: Custom) -> Binding:
+        """Ready for one agent; without the graded part all agents share."""
+        if not self.optional_weight:
+            return Binding(lambda variant, tally, own, reference: (1.0, 1.0, 0.0))
+
+        def rate(
+            variant: ProtocolVariant, tally: Tally, own: Own, reference: float | None
+        ) -> Estimate:
+            value = 1.0 - self.optional_weight * self._missing(variant, agent)
+            return value, value, 0.0
+
+        return Binding(rate, None)
 
     @staticmethod
-    def _missing(candidate: Candidate, agent: Agent) -> float:
-        optional = candidate.variant.optional
+    def _missing(variant: ProtocolVariant, agent: Agent) -> float:
+        optional = variant.optional
         if not optional:
             return 0.0
         missing = 0
@@ -121,12 +221,23 @@ class StabilityScore:
 
     def score(self, candidates: Sequence[Candidate], agent: Agent) -> list[float]:
         """One number in [0, 1] per candidate."""
-        answer = []
-        for candidate in candidates:
-            passes = candidate.stability.passes
-            fails = candidate.stability.fails * self.fail_weight
-            answer.append(lower_bound(passes, fails, 0.5, 2.0))
-        return answer
+        return each(self.bind(agent, {}), candidates)
+
+    def bind(self, agent: Agent, custom: Custom) -> Binding:
+        """Ready for any agent."""
+        weight = self.fail_weight
+        mean, deviation = beta(1.0, 1.0)
+        nothing = mean - deviation, mean, deviation
+
+        def rate(
+            variant: ProtocolVariant, tally: Tally, own: Own, reference: float | None
+        ) -> Estimate:
+            if not tally.passed and not tally.failed:
+                return nothing
+            mean, deviation = beta(1.0 + tally.passed, 1.0 + tally.failed * weight)
+            return max(0.0, mean - deviation), mean, deviation
+
+        return Binding(rate)
 
 
 @hookimpl

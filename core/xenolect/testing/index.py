@@ -396,7 +396,8 @@ class IndexTests(ABC):
             [*windows[:3], Window("b", 60.0, 60.0, 1, 1), windows[3], _observation()]
         )
         found = list(index.windows("a", 0.0, 1000.0))
-        in_order = sorted(windows, key=lambda window: window.start)
+        numbered = [attrs.evolve(w, sequence=n) for w, n in zip(windows, (1, 2, 3, 5), strict=True)]
+        in_order = sorted(numbered, key=lambda window: window.start)
         assert list(map(_plain, found)) == list(map(_plain, in_order))
         assert [window.start for window in index.windows("a", 60.0, 180.0)] == [60.0, 120.0]
         assert len(list(index.windows("b", 0.0, 1000.0))) == 1
@@ -416,7 +417,7 @@ class IndexTests(ABC):
         since, until, windows = index.unrolled(3)
         assert [window.count for window in windows] == [0, 1, 2]
         assert other.unrolled(3)[:2] == (since, until)
-        hour = Rollup("a", 0.0, 3600.0, 3, 0, [[1, 2]], {"x": [1.5, 2.0]}, "hourly")
+        hour = Rollup("a", 0.0, 3600.0, 3, 0, [[1, 2]], {"x": [1.5, 2.0]}, resolution="hourly")
         index.roll_up(since, until, [hour])
         with pytest.raises(ConflictError):
             other.roll_up(since, until, [attrs.evolve(hour, count=99)])
@@ -430,6 +431,24 @@ class IndexTests(ABC):
         assert list(index.rollups("a", "daily", 1.0, 9.0)) == []
         assert list(index.rollups("b", "hourly", 0.0, 1.0)) == []
         assert index.unrolled(10)[2] == []
+
+    def test_windows_are_followed(self, index: Index, other: Index) -> None:
+        """Every window reaches who follows once, in order, in pages, except to its own writer."""
+        cursor, nothing = other.appended(None, 10)
+        assert nothing == []
+        index.append_windows([Window("a", float(n), 1.0, n, 0, writer="p1") for n in range(5)])
+        index.append_windows([Window("a", 9.0, 1.0, 9, 0, writer="p2")], durable=True)
+        index.append_windows([], durable=True)
+        middle, first = other.appended(cursor, 4, "p2")
+        last, rest = other.appended(middle, 4, "p2")
+        assert [each.count for each in [*first, *rest]] == [0, 1, 2, 3, 4]
+        assert [each.writer for each in first] == ["p1"] * 4
+        assert other.appended(last, 4, "p2") == (last, [])
+        _, theirs = index.appended(cursor, 100, "p1")
+        assert [each.count for each in theirs] == [9]
+        (latest,) = theirs
+        assert latest.sequence == last == index.appended(None, 0)[0]
+        assert [each.sequence for each in index.windows("a", 9.0, 10.0)] == [latest.sequence]
 
     def test_old_windows_are_forgotten(self, index: Index) -> None:
         """Only those taken in and old enough, a few at a time; what comes later is still taken in."""
