@@ -57,8 +57,9 @@ VALUES (%s, %s, %s, %s, %s, %s)"""
 _OBSERVATION = """INSERT INTO observations
 (sequence, rollout, arm, unit, operations, failures, at, latency_ms, custom, writer)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
-_WINDOW = """INSERT INTO windows (id, variant_id, start, span, count, failures, bins, sums)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)"""
+_WINDOW = """INSERT INTO windows (id, variant_id, start, span, count, failures, bins, sums, writer)
+VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
+_READ = "SELECT id, variant_id, start, span, count, failures, bins, sums, writer FROM windows "
 _ROLLUP = """INSERT INTO rollups (resolution, variant_id, start, span, count, failures, bins, sums)
 VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
 ON CONFLICT (resolution, variant_id, start) DO UPDATE SET span = excluded.span,
@@ -178,10 +179,15 @@ class PostgresIndex:
 
     # -- measurements -----------------------------------------------------------------------------
 
-    def append_windows(self, batch: Sequence[Window | Observation]) -> int:
-        """Append measurements in one transaction; the last observation's sequence so far."""
+    def append_windows(
+        self, batch: Sequence[Window | Observation], *, durable: bool = False
+    ) -> int:
+        """Append measurements in one transaction; the last observation's sequence so far.
+
+        As durable as the server's ``synchronous_commit`` says: by default always.
+        """
         observations = [_observation_row(each) for each in batch if isinstance(each, Observation)]
-        windows = [_window_row(each) for each in batch if isinstance(each, Window)]
+        windows = [(*_window_row(each), each.writer) for each in batch if isinstance(each, Window)]
         with self._connections.transaction() as db:
             if windows:
                 first = _take(db, "windows", len(windows))
@@ -195,33 +201,40 @@ class PostgresIndex:
         at, last = since, -1
         while True:
             rows = self._connections.all(
-                "SELECT id, start, span, count, failures, bins, sums FROM windows "
-                "WHERE variant_id = %s AND (start, id) > (%s, %s) AND start < %s "
+                _READ + "WHERE variant_id = %s AND (start, id) > (%s, %s) AND start < %s "
                 "ORDER BY start, id LIMIT %s",
                 (variant_id, at, last, until, _PAGE),
             )
-            for _, start, span, count, failures, bins, sums in rows:
-                yield Window(
-                    variant_id, start, span, count, failures, json.loads(bins), json.loads(sums)
-                )
+            yield from map(_window, rows)
             if len(rows) < _PAGE:
                 return
-            last, at = rows[-1][:2]
+            last, _, at = rows[-1][:3]
+
+    def appended(
+        self, after: int | None, limit: int, writer: str = ""
+    ) -> tuple[int, Sequence[Window]]:
+        """Windows appended after a cursor, but not the writer's own, and the cursor behind them."""
+        found = self._connections.all("SELECT value FROM counters WHERE name = 'windows'", ())
+        newest = int(found[0][0])
+        if after is None or newest <= after:
+            return newest if after is None else after, []
+        rows = self._connections.all(
+            _READ + "WHERE id > %s AND id <= %s AND (writer != %s OR writer = '') "
+            "ORDER BY id LIMIT %s",
+            (after, newest, writer, limit),
+        )
+        full = len(rows) == limit
+        return rows[-1][0] if full else newest, [_window(row) for row in rows]
 
     def unrolled(self, limit: int) -> tuple[int, int, Sequence[Window]]:
         """The next windows that no ``roll_up`` has taken in, between two cursors."""
         with self._connections.transaction(reading=True) as db:
             since = _rolled(db)
             rows = db.execute(
-                "SELECT id, variant_id, start, span, count, failures, bins, sums FROM windows "
-                "WHERE id > %s ORDER BY id LIMIT %s",
+                _READ + "WHERE id > %s ORDER BY id LIMIT %s",
                 (since, limit),
             ).fetchall()
-        found = [
-            Window(name, start, span, count, failures, json.loads(bins), json.loads(sums))
-            for _, name, start, span, count, failures, bins, sums in rows
-        ]
-        return since, rows[-1][0] if rows else since, found
+        return since, rows[-1][0] if rows else since, [_window(row) for row in rows]
 
     def roll_up(self, since: int, until: int, rollups: Sequence[Rollup]) -> None:
         """Store roll-ups and move the cursor, all or nothing."""
@@ -242,8 +255,8 @@ class PostgresIndex:
             (resolution, variant_id, since, until),
         )
         for start, span, count, failures, bins, sums in rows:
-            parts = (json.loads(bins), json.loads(sums), resolution)
-            yield Rollup(variant_id, start, span, count, failures, *parts)
+            parts = (json.loads(bins), json.loads(sums))
+            yield Rollup(variant_id, start, span, count, failures, *parts, resolution=resolution)
 
     def forget(self, resolution: str, before: float, limit: int) -> int:
         """Delete old windows that were taken in, or old roll-ups."""
@@ -358,6 +371,12 @@ def _observation_row(each: Observation) -> tuple[Any, ...]:
         _text(each.custom),
         each.writer,
     )
+
+
+def _window(row: Sequence[Any]) -> Window:
+    sequence, name, start, span, count, failures, bins, sums, writer = row
+    parts = (json.loads(bins), json.loads(sums))
+    return Window(name, start, span, count, failures, *parts, writer, sequence)
 
 
 def _window_row(each: Window) -> tuple[Any, ...]:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAJOR", "MINOR", "prepare"]
 
-MAJOR, MINOR = 1, 0
+MAJOR, MINOR = 1, 1
 _TURN = 0x786E6C74  # "xnlt": the advisory lock under which the tables are made
 
 # One row each of ``head`` and ``counters`` is locked by whoever appends, until its transaction ends.
@@ -62,7 +62,8 @@ _TABLES: tuple[LiteralString, ...] = (
       count bigint NOT NULL,
       failures bigint NOT NULL,
       bins text NOT NULL,
-      sums text NOT NULL
+      sums text NOT NULL,
+      writer text NOT NULL DEFAULT ''
     )""",
     "CREATE INDEX windows_of_variant ON windows (variant_id, start, id)",
     "CREATE INDEX windows_by_age ON windows (start)",
@@ -116,3 +117,6 @@ def prepare(db: Connection[Any], schema: str) -> None:
             f"index: schema {schema!r} has version {version or 'none'}, and this release reads up to "
             f"{MAJOR}.x; upgrade xenolect-postgres, or name another schema in [index]"
         )
+    if version == "1.0":
+        db.execute("ALTER TABLE windows ADD COLUMN IF NOT EXISTS writer text NOT NULL DEFAULT ''")
+        db.execute("UPDATE meta SET value = %s WHERE key = 'schema'", (f"{MAJOR}.{MINOR}",))
