@@ -15,6 +15,7 @@ import attrs
 
 from xenolect import safeguards as sg
 from xenolect._routing import routed
+from xenolect._sample_ratio import Ratio, SampleRatio
 from xenolect._trust import LateJudge, answer_of, evidence_to_json, words_of
 from xenolect.facts import Observation
 from xenolect.interfaces import Judge, Safeguard
@@ -87,13 +88,15 @@ def event_from_json(step: Mapping[str, Any]) -> sg.Event:
 class Weighed:
     """What the merged judge said, and the last sequence it had folded then: replaced as one.
 
-    ``failed``: it said nothing, because a judge raised; the verdict is HOLD.
+    ``failed``: it said nothing, because a judge raised; the verdict is HOLD. ``ratio``: the units seen
+    until then at the share of now.
     """
 
     verdict: Verdict = Verdict.CONTINUE
     evidence: Evidence = Evidence()
     sequence: int = 0
     failed: bool = False
+    ratio: Ratio = Ratio()
 
 
 class Rollout:
@@ -140,6 +143,8 @@ class Rollout:
         self.listened_at = float("-inf")
         self.failures = 0  # of the judge, lately
         self.retry_at = float("-inf")  # before then a judge that failed is left alone
+        self.document = dict(document)
+        self.state = ramp.load(document["state"])
         self.begin()
         self.take(document, version)
 
@@ -153,6 +158,8 @@ class Rollout:
         self.folded = 0  # records folded by ``local``
         self.operations = 0  # the canary's, stored and folded
         self.level_units: set[str] = set()
+        self.ratio = SampleRatio()  # of the units that the merged judge saw
+        self._share()
         self.merged: Any = None
         self.local: Any = None
         try:
@@ -167,7 +174,8 @@ class Rollout:
         self.failure = f"the judge failed: {words_of(error)}"
         self.failures += 1
         self.joined = self.acts = False
-        self.weighed = Weighed(Verdict.HOLD, Evidence(reason=self.failure), self.cursor, True)
+        held = Evidence(reason=self.failure)
+        self.weighed = Weighed(Verdict.HOLD, held, self.cursor, True, self.ratio.now)
 
     def _ask(self, state: Any, observations: Sequence[Observation]) -> tuple[Verdict, Evidence]:
         """What the judge answers; HOLD where it can not be trusted."""
@@ -185,7 +193,14 @@ class Rollout:
         if document["level_sequence"] != getattr(self, "level_sequence", None):
             self.level_sequence: int = document["level_sequence"]
             self.level_units = set()
+        self._share()
         self.version = version
+
+    def _share(self) -> None:
+        """Count units at the share of the document, which may be a new one."""
+        document = self.document
+        self.ratio.begin(self.ppm, document.get("share_at", document["started_at"]))
+        self.weighed = attrs.evolve(self.weighed, ratio=self.ratio.now)
 
     @property
     def known(self) -> Mapping[str, tuple[int, int]]:
@@ -266,13 +281,15 @@ class Rollout:
             if not self.by_session and (observation.unit in self.heard or len(self.heard) < HEARD):
                 self.heard[observation.unit] = observation.at
             self.seen[observation.arm] = max(observation.at, self.seen.get(observation.arm, 0.0))
-            if observation.arm == "canary":
+            canary = observation.arm == "canary"
+            self.ratio.see(observation.unit, observation.at, canary=canary)
+            if canary:
                 self.operations += observation.operations
                 if observation.sequence > self.level_sequence and len(self.level_units) < 10_000:
                     self.level_units.add(observation.unit)
         verdict, evidence = self._ask(self.merged, observations)
         if not self.failure:
-            self.weighed = Weighed(verdict, evidence, self.cursor)
+            self.weighed = Weighed(verdict, evidence, self.cursor, False, self.ratio.now)
         return verdict
 
 
@@ -300,6 +317,8 @@ def health_check(
         missing = "stale data"
     elif "control" not in rollout.seen:
         missing = "no control"
+    else:
+        missing = weighed.ratio.mismatch
     if weighed.failed:
         missing = weighed.evidence.reason
     return sg.Check(

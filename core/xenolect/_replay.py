@@ -255,6 +255,8 @@ class _Player:
             waiting.setdefault(sequence, []).append((revision, document))
         machine = self._replay.machine(self._attempt)
         machine.fold((), "")
+        ratios = _Ratios(machine, self._attempt.steps, self._wrong)
+        ratios.upto(0)
         for revision, document in waiting.pop(0, ()):
             self.compared += 1
             untouched = document["evidence"] in ({}, evidence_to_json(Evidence()))
@@ -269,6 +271,7 @@ class _Player:
             for revision, document in waiting.pop(observation.sequence, ()):
                 self.compared += 1
                 self._compare(revision, document, machine)
+            ratios.upto(observation.sequence)
         for each in waiting.values():
             for revision, document in each:
                 last = self._stored[-1].sequence if self._stored else 0
@@ -398,6 +401,38 @@ class _Player:
                     f"observation {observation.sequence} of {observation.unit!r} is in the "
                     f"{observation.arm} arm, but the unit was {where} the share",
                 )
+
+
+class _Ratios:
+    """The units counted in each arm, as each document says; a machine takes the documents in order."""
+
+    def __init__(
+        self,
+        machine: Rollout,
+        steps: Sequence[tuple[int, float, str, Mapping[str, Any]]],
+        wrong: Callable[[str, int, str], None],
+    ) -> None:
+        self._machine = machine
+        self._before = steps[0][3]
+        self._steps = list(steps[1:])
+        self._wrong = wrong
+
+    def upto(self, sequence: int) -> None:
+        """The observations up to ``sequence`` are folded: compare what was said there, and go on."""
+        machine = self._machine
+        while self._steps and self._steps[0][3]["sequence"] <= sequence:
+            revision, _, _, document = self._steps.pop(0)
+            stored = document.get("ratio")
+            # A process that does not lead writes what it knew when it joined: an earlier sequence.
+            same = document["sequence"] == sequence
+            if document.get("step") == self._before.get("step"):
+                same = False  # a document that only says what came later
+            by = (document.get("decided") or {}).get("by")
+            found = machine.ratio.now.to_json()
+            if stored is not None and same and by != "nobody" and stored != found:
+                self._wrong("verdict", revision, f"ratio {stored!r} comes out as {found!r}")
+            machine.take(document, revision)
+            self._before = document
 
 
 def decided_on(document: Mapping[str, Any], stored: Sequence[Observation]) -> Sequence[Observation]:

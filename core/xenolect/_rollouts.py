@@ -578,9 +578,11 @@ class Canaries:
         rollout = self._rollouts.get(current.id)
         state = self._launch.ramp_of(document).load(document["state"])
         verdict, evidence = document["verdict"], document["evidence"]
+        ratio = document.get("ratio")
         if rollout is not None and (rollout.evidence.canary_operations or rollout.failure):
             weighed = rollout.weighed
             verdict, evidence = weighed.verdict, evidence_to_json(weighed.evidence)
+            ratio = weighed.ratio.to_json()
         ended = document.get("ended_at") is not None
         return CanaryStatus(
             current.id,
@@ -592,7 +594,7 @@ class Canaries:
             moment(document["started_at"]),
             None if ended else moment(document["next_check_at"]),
             Verdict(verdict),
-            evidence,
+            {**evidence, "sample_ratio": ratio} if ratio is not None else evidence,
             document.get("reason") or state.reason or "",
             document["unit"],
             document["attempt"],

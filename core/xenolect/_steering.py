@@ -160,8 +160,11 @@ class Steering:
             "verdict": str(weighed.verdict),
             "evidence": evidence_to_json(weighed.evidence),
             "sequence": weighed.sequence,
+            "ratio": weighed.ratio.to_json(),
             "decided": {"by": "nobody"} if weighed.failed else None,
         }
+        if state.ppm != rollout.state.ppm or made["event"] == "Resume":
+            document["share_at"] = now
         if state.state != before.state:
             document["changed_at"] = now
         if state.level != before.level or state.state != before.state:

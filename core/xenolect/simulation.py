@@ -475,6 +475,7 @@ class _Stage:
             "check_interval": self.interval,
             "processes": settings.processes or 1,
             "level_sequence": 0,
+            "started_at": 0.0,
             "guardrails": [],
             "state": self._ramp.dump(state),
         }
@@ -486,6 +487,8 @@ class _Stage:
         document = {**rollout.document, "state": self._ramp.dump(state)}
         if state.level != before.level or state.state != before.state:
             document["level_sequence"] = rollout.cursor
+        if state.ppm != before.ppm:
+            document["share_at"] = now
         rollout.take(document, rollout.version + 1)
 
     def _needed(self, drawn: _Drawn, rollout: Rollout) -> int:
