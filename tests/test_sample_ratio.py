@@ -78,14 +78,22 @@ def test_a_fair_share_is_not_blamed(share: float) -> None:
 
 @pytest.mark.parametrize(
     ("share", "missing", "most"),
-    [(0.1, 0.2, 8_000), (0.1, 0.5, 1_000), (0.1, 1.0, 200), (0.398, 0.2, 2_500), (0.95, 0.2, 12_000)],
+    [
+        (0.1, 0.2, 8_000),
+        (0.1, 0.5, 1_000),
+        (0.1, 1.0, 200),
+        (0.398, 0.2, 2_500),
+        (0.95, 0.2, 12_000),
+    ],
 )
 def test_missing_units_are_noticed(share: float, missing: float, most: int) -> None:
     """How many units (both arms) it takes, in nine of ten of 500 runs."""
     found = paths(share, missing, most, 500, 2) >= math.log(ALARM)
     assert found.any(axis=1).mean() >= 0.9
     first = np.where(found.any(axis=1), found.argmax(axis=1) + 1, most)
-    print(f"\n{found.any(axis=1).mean():.1%}, {missing:.0%} missing at {share:.1%}: {np.median(first):.0f} units in the median")
+    print(
+        f"\n{found.any(axis=1).mean():.1%}, {missing:.0%} missing at {share:.1%}: {np.median(first):.0f} units in the median"
+    )
 
 
 def test_counting_follows_the_share() -> None:
