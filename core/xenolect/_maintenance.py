@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from xenolect._upkeep import Upkeep
     from xenolect._upkeep_report import Collected, Repaired, Report
     from xenolect._upload import Progress
+    from xenolect.interfaces import ChunkStore
     from xenolect.model import StateRef
 
 __all__ = ["Maintenance"]
@@ -38,6 +39,9 @@ class Maintenance:
     # set by the manager: takes a served variant back to an intact point; None if it is not served
     give_up: Callable[[str, str], str | None] = staticmethod(lambda _variant, _why: None)
 
+    # set by the manager: opens the configured copy of the object store, if there is one
+    replica: Callable[[], ChunkStore | None] = staticmethod(lambda: None)
+
     # -- for the other rooms of core --------------------------------------------------------------
 
     @property
@@ -49,6 +53,11 @@ class Maintenance:
     def heads(self) -> Versions:
         """Which versions there are, and the commit that adds one."""
         return self._versions
+
+    @property
+    def upkeep(self) -> Upkeep:
+        """The slow, thorough readers."""
+        return self._upkeep
 
     @property
     def workers(self) -> Workers:
@@ -80,15 +89,20 @@ class Maintenance:
         apart. Safe while others write; run it again if it is interrupted.
         """
         one = self._one(variant)
-        return Repair(
-            self._door,
-            self._objects,
-            self._versions,
-            self._upkeep,
-            [],
-            self.give_up,
-            self._done,
-        ).run(one, dry_run, progress, self._workers)
+        replica = self.replica()
+        try:
+            return Repair(
+                self._door,
+                self._objects,
+                self._versions,
+                self._upkeep,
+                [] if replica is None else [self._objects.elsewhere(replica)],
+                self.give_up,
+                self._done,
+            ).run(one, dry_run, progress, self._workers)
+        finally:
+            if replica is not None:
+                replica.close()
 
     def gc(
         self,

@@ -21,7 +21,7 @@ import attrs
 
 from xenolect._journal_objects import Chain, JournalObjects
 from xenolect._registry import Registry
-from xenolect._runtime import chunk_options, index_options
+from xenolect._runtime import chunk_options, index_options, replica_of
 from xenolect._state_objects import STORE, Objects
 from xenolect.errors import ConflictError, CorruptError, EmergenceError, NotFoundError
 from xenolect.facts import GENESIS, Change, Contents, Entry, Fact, Put
@@ -111,10 +111,12 @@ def rebuild(
     """
     registry = Registry.collect(config.plugins, plugins)
     chunks: ChunkStore = registry.make("chunks", config.chunks.use, chunk_options(config), "chunks")
+    spare = None
     try:
         cipher = registry.make("cipher", config.cipher.use, config.cipher.options, "cipher")
         objects = Objects(_Bare(config, chunks, cipher))  # type: ignore[arg-type]
-        journal = JournalObjects(objects)
+        spare = replica_of(config, registry)
+        journal = JournalObjects(objects, spare)
         segments, checkpoints = journal.names()
         if segments and not _has(chunks, STORE):
             raise CorruptError(
@@ -174,6 +176,8 @@ def rebuild(
             return made
         aside = _replace(registry, config, contents, entries)
     finally:
+        if spare is not None:
+            spare.close()
         chunks.close()
     after = _after(config, plugins)
     return attrs.evolve(made, aside=aside, mirrors=after[0], restarted=after[1])

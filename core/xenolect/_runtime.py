@@ -57,6 +57,17 @@ def chunk_options(config: Config) -> dict[str, Any]:
     return options
 
 
+def replica_of(config: Config, registry: Registry) -> ChunkStore | None:
+    """The configured copy of the object store, opened with the chunk store's other options."""
+    url = config.state.replica
+    if url is None:
+        return None
+    use = config.chunks.use if config.chunks.use in ("fsspec", "obstore") else "fsspec"
+    options = {**chunk_options(config), "url": url} if use == config.chunks.use else {"url": url}
+    store: ChunkStore = registry.make("chunks", use, options, "state.replica")
+    return store
+
+
 def _local(storage: str) -> str:
     return storage.removeprefix("file://")
 

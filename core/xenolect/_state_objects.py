@@ -7,7 +7,7 @@ import json
 import secrets
 import threading
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from xenolect import _envelope
 from xenolect._envelope import CHUNK, MANIFEST, MIRROR, PLAIN, POINT, Header
@@ -34,6 +34,17 @@ _CHAIN_MAX = 1024
 """Manifests followed before a chain counts as damaged; a healthy one has 64."""
 
 
+class _Elsewhere:
+    """A manager's middle whose objects lie somewhere else."""
+
+    def __init__(self, door: Door, chunks: ChunkStore) -> None:
+        self._door = door
+        self.chunks = chunks
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._door, name)
+
+
 class Objects:
     """What the state store keeps under ``variants/<id>/state/``. Safe for threads."""
 
@@ -49,6 +60,12 @@ class Objects:
     def chunks(self) -> ChunkStore:
         """Where they are."""
         return self._door.chunks
+
+    def elsewhere(self, chunks: ChunkStore) -> Objects:
+        """A reader of the same objects in another store: a copy of this one, with the same keys."""
+        other = Objects(cast("Door", _Elsewhere(self._door, chunks)))
+        other._store, other.keys = self.identity(), self.keys
+        return other
 
     def after_fork(self) -> None:
         """Locks belong to the parent's threads."""

@@ -93,13 +93,16 @@ def _initial(share: float) -> str | None:
 
 @attrs.frozen
 class StateConfig:
-    """How states are cut, compressed and cached."""
+    """How states are cut, compressed, cached and kept whole."""
 
     chunk_size: Bytes = attrs.field(default=Bytes(MIB), validator=positive)
     cache_size: Bytes = Bytes(256 * MIB)
     compression: bool = True
     max_size: Bytes = attrs.field(default=Bytes(1024 * MIB), validator=positive)
     gc_grace: Seconds = Seconds(DAY)
+    replica: str | None = None
+    scrub_interval: Seconds = attrs.field(default=Seconds(7 * DAY), validator=at_least(0))
+    scrub_rate: Bytes = attrs.field(default=Bytes(4 * MIB), validator=positive)
 
 
 @attrs.frozen

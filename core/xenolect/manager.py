@@ -23,7 +23,8 @@ from xenolect._performance import Performance
 from xenolect._points import SERVED, Points
 from xenolect._recording import Recorder
 from xenolect._rollouts import Canaries
-from xenolect._runtime import Runtime
+from xenolect._runtime import Runtime, replica_of
+from xenolect._scrubber import Scrubber
 from xenolect._selection import MISSING, Selector
 from xenolect._validate import check_name
 from xenolect._variants import Variants
@@ -104,7 +105,9 @@ class EmergenceManager:
         runtime.on_fed = self._selector.scores.refresh
         self.states.give_up = self._give_up
         self._mirroring = Mirroring(runtime, self.states)
-        self.states._upkeep.mirror = self._mirroring.upkeep
+        self.states.upkeep.mirror = self._mirroring.upkeep
+        self.states.replica = partial(replica_of, config, runtime.registry)
+        self._scrubber = Scrubber(runtime, self.states)
         self.keys.reseal = partial(self._mirroring.upkeep.rebuild, dry_run=False)
 
     # -- opening and closing ----------------------------------------------------------------------
@@ -156,6 +159,8 @@ class EmergenceManager:
             if process:
                 manager._renew()
             runtime.start()
+            if process:
+                manager._scrubber.start()
         except BaseException:
             runtime.closed = True
             runtime.chunks.close()
@@ -171,6 +176,7 @@ class EmergenceManager:
         if runtime.closed:
             return
         try:
+            self._scrubber.close()
             runtime.flush()
             self.states.close()
             self._mirroring.close()
@@ -456,6 +462,7 @@ class EmergenceManager:
             "events_dropped": runtime.dropped_events,
             "stale": runtime.stale,
             "mirror": self._mirroring.status(),
+            "scrub": self._scrubber.status(),
         }
 
     def plugins(self) -> list[Any]:
