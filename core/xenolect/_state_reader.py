@@ -17,15 +17,25 @@ __all__ = ["StateReader"]
 
 
 class StateReader(io.RawIOBase):
-    """A seekable binary reader over the chunks of one version, ``ref``; holds one chunk in memory."""
+    """A seekable binary reader over the chunks of one version, ``ref``; holds one chunk in memory.
+
+    ``whole`` reads and checks all of it; ``held`` is what that gave before, if it is still there.
+    """
 
     def __init__(
-        self, ref: StateRef, content: Content, fill: Callable[[int, memoryview], Any]
+        self,
+        ref: StateRef,
+        content: Content,
+        fill: Callable[[int, memoryview], Any],
+        whole: Callable[[], memoryview],
+        held: memoryview | None = None,
     ) -> None:
         super().__init__()
         self.ref = ref
         self._content = content
         self._fill = fill
+        self._whole = whole
+        self._all = held
         self._at = 0
         self._held = -1
         self._chunk = b""
@@ -56,6 +66,11 @@ class StateReader(io.RawIOBase):
         """As many bytes as fit and are there; whole chunks go straight into ``buffer``."""
         self._check_open()
         target = memoryview(buffer).cast("B")
+        if self._all is not None:
+            count = max(0, min(len(target), self.ref.size - self._at))
+            target[:count] = self._all[self._at : self._at + count]
+            self._at += count
+            return count
         size = self._content.manifest.chunk_size
         done = 0
         while done < len(target) and self._at < self.ref.size:
@@ -75,13 +90,24 @@ class StateReader(io.RawIOBase):
 
     def readall(self) -> bytes:
         """Everything from here to the end."""
+        self._check_open()
+        if self._at == 0:
+            self.getbuffer()
         rest = bytearray(max(0, self.ref.size - self._at))
         self.readinto(rest)
         return bytes(rest)
 
+    def getbuffer(self) -> memoryview:
+        """All bytes, read-only, wherever the reader stands: read and checked now, or no copy at all
+        where the verified cache has them. Good after the reader is closed, too."""
+        self._check_open()
+        if self._all is None:
+            self._all = self._whole()
+        return self._all
+
     def close(self) -> None:
-        """Let go of the chunk in memory."""
-        self._chunk, self._held = b"", -1
+        """Let go of what is in memory."""
+        self._chunk, self._held, self._all = b"", -1, None
         super().close()
 
     def _hold(self, position: int) -> bytes:

@@ -7,24 +7,20 @@ dies earlier leaves objects nobody refers to, and the old state whole.
 from __future__ import annotations
 
 import hashlib
-import io
-import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
 
-import attrs
-
 from xenolect._chunking import Source, source_of
-from xenolect._codec import state_ref_from_json
 from xenolect._maintenance import Maintenance
-from xenolect._manifest import Content, Entry, root_of
+from xenolect._manifest import Entry, root_of
 from xenolect._patching import Patch
+from xenolect._state_cache import Cache
 from xenolect._state_mirrors import Mirrors
 from xenolect._state_objects import Objects
-from xenolect._state_reader import StateReader
+from xenolect._state_reading import Reading, ReadReport
 from xenolect._state_versions import Draft, Fenced, Moved, Versions, link_of
 from xenolect._state_workers import Workers
 from xenolect._upkeep import Upkeep
@@ -88,21 +84,7 @@ class Door(Protocol):
         ...
 
 
-@attrs.frozen
-class ReadReport:
-    """What ``read_into`` read and how it was checked.
-
-    ``sha256``: chunks whose SHA-256 was computed; ``tag``: chunks whose cipher's tag, bound to the
-    SHA-256, was checked.
-    """
-
-    ref: StateRef
-    bytes: int
-    sha256: int
-    tag: int
-
-
-class States(Maintenance):
+class States(Reading, Maintenance):
     """The states of one manager. Every call takes a variant or its id."""
 
     def __init__(self, door: Door) -> None:
@@ -110,6 +92,7 @@ class States(Maintenance):
         self._objects = Objects(door)
         self._versions = Versions(door, self._objects)
         self._upkeep = Upkeep(door, self._objects, self._versions)
+        self._cache = Cache(door.config.state.cache_size)
         self._renew()
 
     def _renew(self) -> None:
@@ -125,6 +108,7 @@ class States(Maintenance):
         """The variant's id; in a forked child the parent's locks and threads are left behind."""
         if os.getpid() != self._pid:
             self._objects.after_fork()
+            self._cache.after_fork()
             self._renew()
         return self._door.variant(variant).id
 
@@ -329,78 +313,6 @@ class States(Maintenance):
 
         self._workers.each(look, list(range(len(content.table))))
 
-    # -- reading ----------------------------------------------------------------------------------
-
-    def get(self, variant: Any, version: int | None = None, progress: Progress = None) -> Any:
-        """The state as it was put (a file's as bytes), every chunk's SHA-256 checked.
-
-        JSON comes back normalised: tuples as lists. StateNotFoundError, CorruptError.
-        """
-        ref, content = self._versions.located(self._enter(variant), version)
-        # Not BytesIO.getbuffer: a traceback that keeps a slice of it alive into a garbage collection
-        # crashes CPython 3.12.1. The copy to bytes costs 0.1 s per GiB; read_into saves it.
-        held = bytearray(ref.size)
-        self._read(content, memoryview(held), False, progress)
-        return json.loads(held) if ref.kind == "json" else bytes(held)
-
-    def open(self, variant: Any, version: int | None = None) -> io.BufferedReader:
-        """A seekable binary reader that opens without reading chunks and checks each before its first
-        byte is seen. JSON is read as its text. ``reader.raw.ref`` is the StateRef."""
-        variant_id = self._enter(variant)
-        ref, content = self._versions.located(variant_id, version)
-
-        def fill(position: int, target: memoryview) -> None:
-            self._fill(content, position, target)
-
-        return io.BufferedReader(StateReader(ref, content, fill), 64 * 1024)
-
-    def read_into(
-        self,
-        variant: Any,
-        buffer: Any,
-        verify: str = "sha256",
-        version: int | None = None,
-        progress: Progress = None,
-    ) -> ReadReport:
-        """Read a whole state into a writable buffer; the report says how it was checked.
-
-        verify: "sha256" computes the SHA-256 of every chunk; "tag" relies on the cipher's tag, to which
-        the SHA-256 is bound, and so needs a cipher. InvalidError, CorruptError.
-        """
-        variant_id = self._enter(variant)
-        if verify not in ("sha256", "tag"):
-            raise InvalidError(f"verify must be 'sha256' or 'tag', got {verify!r}")
-        if verify == "tag" and self._door.cipher.id == "none":
-            raise InvalidError(
-                "verify='tag' needs a cipher: without one nothing but the SHA-256 tells whether a chunk "
-                "is what was written; use verify='sha256', or configure [cipher]"
-            )
-        ref, content = self._versions.located(variant_id, version)
-        try:
-            target = memoryview(buffer).cast("B")
-        except TypeError as error:
-            raise InvalidError(
-                f"{type(buffer).__name__} is no buffer in one piece: {error}"
-            ) from error
-        if target.readonly or len(target) < ref.size:
-            raise InvalidError(
-                f"the state has {ref.size} bytes, the buffer is "
-                f"{'read-only' if target.readonly else f'{len(target)} bytes long'}; give a writable one "
-                f"that is long enough, as bytearray(ref.size)"
-            )
-        hashed = self._read(content, target[: ref.size], verify == "tag", progress)
-        return ReadReport(ref, ref.size, hashed, ref.chunks - hashed)
-
-    def versions(self, variant: Any) -> list[StateRef]:
-        """Every version of the state, oldest first."""
-        variant_id = self._enter(variant)
-        found = []
-        for version in range(1, self._versions.head(variant_id).version + 1):
-            value = self._versions.version(variant_id, version)
-            if value is not None and value.get("manifest"):
-                found.append(state_ref_from_json(value))
-        return found
-
     def flush(self) -> None:
         """Write the mirrors that are behind, best effort."""
         self._mirrors.write()
@@ -415,31 +327,6 @@ class States(Maintenance):
             queue.shutdown()
         self._workers.close()
         self.flush()
-
-    # -- work in parallel -------------------------------------------------------------------------
-
-    def _fill(self, content: Content, position: int, target: memoryview, tag: bool = False) -> bool:
-        return self._objects.get_chunk(
-            content.manifest.variant_id, position, content.table[position], target, tag=tag
-        )
-
-    def _read(self, content: Content, target: memoryview, tag: bool, progress: Progress) -> int:
-        """Fill the target with all chunks; how many were hashed."""
-        size = content.manifest.chunk_size
-        hashed = done = 0
-
-        def fill(position: int) -> None:
-            nonlocal hashed, done
-            start, length = position * size, content.plain(position)
-            by_hash = self._fill(content, position, target[start : start + length], tag)
-            with self._lock:
-                hashed += by_hash
-                done += length
-                if progress is not None:
-                    progress(done, len(target))
-
-        self._workers.each(fill, list(range(len(content.table))))
-        return hashed
 
     def _locked(self, variant_id: str) -> threading.RLock:
         """One writer per variant at a time in this process; other processes are met at the commit."""

@@ -459,6 +459,7 @@ class EmergenceManager:
                 "late": runtime.performance.late,
                 "duplicates": runtime.performance.once.duplicates,
             },
+            "state_cache": self.states.cache().row(),
             "events_dropped": runtime.dropped_events,
             "stale": runtime.stale,
             "mirror": self._mirroring.status(),

@@ -6,6 +6,7 @@ import click
 
 from xenolect._cli.common import Output, say, store_command
 from xenolect.manager import EmergenceManager
+from xenolect.units import format_bytes
 
 
 @click.command("status")
@@ -26,6 +27,12 @@ def command(manager: EmergenceManager, output: Output) -> None:
         say(f"variants   {counts or 'none'}")
         say(f"agents     {status['agents']}")
         say(f"processes  {status['processes']}")
+        cache = status["state_cache"]
+        if cache["hit_rate"] is not None:
+            say(
+                f"cache      {format_bytes(cache['bytes'])} of {format_bytes(cache['limit'])}, "
+                f"{cache['hit_rate']:.0%} of {cache['hits'] + cache['misses']} reads hit"
+            )
         for protocol, baseline in sorted(status["baselines"].items()):
             say(f"baseline   {protocol}: {baseline}")
         for rollout in status["rollouts"]["running"]:
