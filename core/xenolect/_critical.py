@@ -23,7 +23,7 @@ from xenolect.errors import (
     TransitionError,
 )
 from xenolect.facts import Change, Put
-from xenolect.model import Mode, PerformanceMetrics, ProtocolVariant
+from xenolect.model import Mode, PerformanceMetrics, ProtocolVariant, VariantStatus
 
 __all__ = ["KINDS", "Critical"]
 
@@ -204,13 +204,23 @@ class Critical:
         if not stays:
             self._points.shut(current.id)
         reason = " ".join(f"critical: {words}".split())[:500]
-        runtime.later(lambda: self._roll_back(current.id, reason, evidence))
+        rollout = None  # content that was edited meanwhile is not what failed
+        if current.status in (VariantStatus.CANARY, VariantStatus.PAUSED):
+            rollout = (runtime.value("rollout", current.id) or {}).get("rollout")
+        runtime.later(lambda: self._roll_back(current.id, reason, evidence, rollout))
 
-    def _roll_back(self, variant_id: str, reason: str, evidence: Mapping[str, Any]) -> None:
+    def _roll_back(
+        self, variant_id: str, reason: str, evidence: Mapping[str, Any], rollout: str | None
+    ) -> None:
         deep = evidence["rule"] == "corrupt_state"  # where one is damaged, others may be
         try:
             self._points.roll_back(
-                variant_id, reason, evidence=evidence, actor="critical", deep=deep
+                variant_id,
+                reason,
+                evidence=evidence,
+                actor="critical",
+                deep=deep,
+                rollout_id=rollout,
             )
         except (TransitionError, NotFoundError):
             return  # somebody else ended it

@@ -31,9 +31,11 @@ __all__ = [
     "event_to_json",
     "evidence_to_json",
     "health_check",
+    "is_strong",
 ]
 
 HEARD = 100_000  # agents whose silence is noticed
+STRONG = 50.0  # times what promotion needs: a capital of 1,000 where 20 are enough
 ENDED = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
 
 
@@ -319,15 +321,22 @@ def health_check(
         missing = "no control"
     else:
         missing = weighed.ratio.mismatch
-    if weighed.failed:
-        missing = weighed.evidence.reason
+    quiet = weighed.evidence.e_value < 20.0
+    if weighed.failed or (weighed.verdict == Verdict.HOLD and quiet and not missing):
+        missing = weighed.evidence.reason  # what the judge lacks
     return sg.Check(
         verdict=weighed.verdict,
         fresh=fresh,
         sampled=(
             rollout.operations >= document["min_operations"] and len(rollout.level_units) >= units
         ),
-        quiet=weighed.evidence.e_value < 20.0 and weighed.verdict != Verdict.HOLD,
+        quiet=quiet and weighed.verdict != Verdict.HOLD,
         clean=rollout.disturbed_at <= now - document["check_interval"],
         missing=missing,
+        strong=is_strong(weighed.evidence),
     )
+
+
+def is_strong(evidence: Evidence) -> bool:
+    """Is there so much evidence that an adaptive ramp may skip a level?"""
+    return evidence.noninferiority >= STRONG * evidence.promote_at and evidence.e_value <= 1.0

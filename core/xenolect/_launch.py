@@ -266,4 +266,5 @@ def ramp_options(ppm: tuple[int, ...], settings: CanaryConfig) -> dict[str, Any]
         "max_attempts": settings.max_attempts,
         "max_duration": settings.max_duration,
         "on_inconclusive": settings.on_inconclusive,
+        "adaptive": settings.adaptive,
     }

@@ -21,6 +21,7 @@ from xenolect._evidence import (
     baseline_from_json,
     event_from_json,
     evidence_to_json,
+    is_strong,
 )
 from xenolect._registry import Registry
 from xenolect._routing import routed
@@ -363,6 +364,9 @@ class _Player:
             return
         if str(event.verdict) != document["verdict"]:
             self._wrong("transition", revision, "the check had another verdict than the judge")
+        evidence = document["evidence"]
+        if event.strong and not is_strong(Evidence(**evidence)):
+            self._wrong("transition", revision, "the check saw more evidence than there was")
         sequence = document["sequence"]
         operations = sum(
             each.operations

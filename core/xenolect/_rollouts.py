@@ -25,6 +25,7 @@ from xenolect._silence import silences
 from xenolect._steering import Steering
 from xenolect._structure import Route
 from xenolect._trust import LateJudge
+from xenolect._validate import check_name
 from xenolect._variants import Variants
 from xenolect.errors import (
     ConflictError,
@@ -625,12 +626,14 @@ class Canaries:
         """Go on at the level it was paused at; also ends a hold that waits for the operator."""
         return self._operate(variant, sg.Resume())
 
-    def promote(self, variant: Any, force: bool = False) -> CanaryStatus:
-        """To ACTIVE now: needs the judge's evidence, or ``force`` (audited)."""
+    def promote(self, variant: Any, force: bool = False, reason: str = "") -> CanaryStatus:
+        """To ACTIVE now: needs the judge's evidence, or ``force`` (audited, with ``reason``)."""
         rollout = self._running(variant)
+        if reason:
+            check_name(reason, "reason")
         self._runtime.flush()
         evidence = rollout.verdict == Verdict.PROMOTE
-        return self._operate(variant, sg.Promote(evidence, force))
+        return self._operate(variant, sg.Promote(evidence, force, reason))
 
     def abort(self, variant: Any) -> CanaryStatus:
         """End the rollout without blame: content and state go back, there is no quarantine."""

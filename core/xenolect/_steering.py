@@ -212,7 +212,13 @@ class Steering:
 
         # on the newest facts: who is the baseline may change while the point is written
         runtime.commit_retrying(build, actor="force promote" if forced else "promote")
-        runtime.tell("variant.promoted", variant.id, forced=forced, replaced=document["replaces"])
+        runtime.tell(
+            "variant.promoted",
+            variant.id,
+            forced=forced,
+            replaced=document["replaces"],
+            reason=document["state"]["reason"],
+        )
         log.info("variant %s is promoted", variant.id)
 
     def ended(self, variant_id: str, reason: str, blame: bool, evidence: Any) -> Sequence[Change]:

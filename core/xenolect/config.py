@@ -171,6 +171,7 @@ class CanaryConfig:
     max_duration: Seconds = attrs.field(default=Seconds(DAY), validator=positive)
     on_inconclusive: str = attrs.field(default="hold", validator=one_of("hold", "abort", "promote"))
     max_attempts: int = attrs.field(default=3, validator=at_least(1))
+    adaptive: bool = False
     processes: int | None = attrs.field(default=None, validator=at_least(1))
     drain: Seconds = Seconds(600.0)
 

@@ -108,6 +108,7 @@ class Check:
     verdict: the judge's. fresh: canary data is not stale. sampled: enough operations and units at
     this level. quiet: the judge's evidence of harm is under its hold threshold. missing: what the
     judge lacks ("no data", "no control", ...) or "". clean: the breaker was closed all the interval.
+    strong: far more evidence than promotion needs, and none of harm.
     """
 
     verdict: Verdict
@@ -116,6 +117,7 @@ class Check:
     quiet: bool
     clean: bool = True
     missing: str = ""
+    strong: bool = False
 
 
 @attrs.frozen
@@ -145,10 +147,11 @@ class Resume:
 
 @attrs.frozen
 class Promote:
-    """The operator promotes; ``force`` without evidence."""
+    """The operator promotes; ``force`` without evidence. ``reason``: why, in the operator's words."""
 
     evidence: bool
     force: bool = False
+    reason: str = ""
 
 
 @attrs.frozen

@@ -117,6 +117,7 @@ def _verb(name: str, help_: str, forcible: bool = False) -> None:
     wrapped = store_command()(run)
     if forcible:
         wrapped = click.option("--force", is_flag=True, help="Without evidence; audited.")(wrapped)
+        wrapped = click.option("--reason", default="", help="Why; kept in the journal.")(wrapped)
     command.command(name)(click.argument("variant")(wrapped))
 
 

@@ -13,7 +13,7 @@ from xenolect.units import format_seconds
 __all__ = ["Line", "Mark", "chart", "facts", "page"]
 
 WIDTH, HEIGHT = 760, 300
-LEFT, RIGHT, TOP, BOTTOM = 62, 16, 34, 42
+LEFT, RIGHT, TOP, BOTTOM = 62, 16, 44, 42
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2530; --soft: #66717f; --rule: #dfe4ea; --paper: #fff;
@@ -31,7 +31,9 @@ svg .title { fill: var(--ink); font-weight: 600; font-size: 13px; }
 .fa { fill: var(--a) !important; } .fb { fill: var(--b) !important; } .fc { fill: var(--c) !important; }
 table { border-collapse: collapse; } td, th { padding: .2rem .9rem .2rem 0; text-align: left;
   vertical-align: top; } td { font-variant-numeric: tabular-nums; } th { font-weight: 400;
-  color: var(--soft); }
+  color: var(--soft); white-space: nowrap; }
+svg .name { paint-order: stroke; stroke: var(--paper); stroke-width: 4px; }
+.grid td { white-space: nowrap; } .grid .long { white-space: normal; min-width: 9rem; }
 """
 
 
@@ -49,10 +51,11 @@ class Line:
 
 @attrs.frozen
 class Mark:
-    """A level that means something: a horizontal rule with its name."""
+    """A level that means something: a horizontal rule with its name above it, or ``below``."""
 
     value: float
     name: str
+    below: bool = False
 
 
 def chart(
@@ -83,7 +86,7 @@ def chart(
     ]
     for tick in ticks:
         level = 10**tick if log else tick
-        name = f"{level:g}" if log else f"{level:.0%}"
+        name = _power(tick, ticks) if log else f"{level:.0%}"
         parts.append(
             f'<line class="rule" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(level):.1f}" '
             f'y2="{y(level):.1f}"/><text x="{LEFT - 8}" y="{y(level) + 4:.1f}" '
@@ -94,12 +97,11 @@ def chart(
         anchor = "end" if k == 4 else "middle" if k else "start"
         parts.append(
             f'<text x="{x(at):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="{anchor}">'
-            f"{escape(format_seconds(round(at))) if at else '0'}</text>"
+            f"{escape(format_seconds(round(at, 0 if end >= 8 else 2))) if at else '0'}</text>"
         )
     parts += [
         f'<line class="mark" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(mark.value):.1f}" '
-        f'y2="{y(mark.value):.1f}"/><text x="{WIDTH - RIGHT}" y="{y(mark.value) - 5:.1f}" '
-        f'text-anchor="end">{escape(mark.name)}</text>'
+        f'y2="{y(mark.value):.1f}"/>'
         for mark in marks
     ]
     for line in lines:
@@ -108,6 +110,11 @@ def chart(
             parts.append(f'<polygon class="band f{line.colour}" points="{edge}"/>')
         points = path(line.at, line.value)
         parts.append(f'<polyline class="line {line.colour}" points="{points}"/>')
+    parts += [
+        f'<text class="name" x="{LEFT + 4}" '
+        f'y="{y(mark.value) + (13 if mark.below else -5):.1f}">{escape(mark.name)}</text>'
+        for mark in marks
+    ]
     place = float(LEFT)
     for line in lines:
         parts.append(
@@ -125,6 +132,13 @@ def _decades(values: Sequence[float]) -> tuple[float, float, list[float]]:
         top = bottom + 1
     step = max(1, math.ceil((top - bottom) / 8))
     return float(bottom), float(top), [float(k) for k in range(bottom, top + 1, step)]
+
+
+def _power(tick: float, ticks: Sequence[float]) -> str:
+    """A power of ten: written out where all of the axis can be."""
+    if min(ticks) >= -3 and max(ticks) <= 5:
+        return f"{10**tick:,.10g}"
+    return "10" + f"{tick:.0f}".translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
 def facts(rows: Sequence[tuple[str, str]]) -> str:

@@ -14,7 +14,7 @@ from xenolect._replay import Attempt, Replay, attempts, curve, decided_on
 from xenolect.errors import NotFoundError
 from xenolect.facts import Observation
 from xenolect.manager import EmergenceManager
-from xenolect.model import CanaryState
+from xenolect.model import CanaryState, Verdict
 
 __all__ = ["Proof", "proof", "report"]
 
@@ -25,18 +25,27 @@ MEANING = {
     "latency_tail": "the canary's slow operations are more or slower than the ratio allows",
     "collapse_without_control": "the canary fails so much that it needs no control to be seen",
     "non_inferiority": "the canary is not worse than its control by the margin",
+    "crash_on_load": "agents reported that it crashed while it was loaded",
+    "schema_violation": "it wrote what its own schema forbids",
+    "corrupt_state": "its state was not what was written",
 }
 
 
 def _meaning(reason: str) -> str:
     if reason.startswith("custom."):
         return f"the declared metric {reason[7:]!r} is worse on the canary than its margin allows"
+    if reason.startswith("limit."):
+        return f"the declared metric {reason[6:]!r} passed its limit"
     return MEANING.get(reason, "")
 
 
 @attrs.frozen
 class Proof:
-    """Rule and numbers of a rollout's newest document, and the canary's last records before it."""
+    """Rule and numbers of a rollout's newest document, and the canary's last records before it.
+
+    ``rule`` is "" where neither the judge nor a critical failure decided (an operator, a breaker).
+    ``critical``: what was found, of a critical failure.
+    """
 
     rule: str
     meaning: str
@@ -52,6 +61,7 @@ class Proof:
     weighed: int
     ended_at: datetime | None
     records: tuple[Observation, ...]
+    critical: Mapping[str, Any] = attrs.field(factory=dict)
 
 
 def proof(manager: EmergenceManager, variant_id: str, last: int = 5) -> Proof | None:
@@ -65,11 +75,13 @@ def proof(manager: EmergenceManager, variant_id: str, last: int = 5) -> Proof | 
     evidence: Mapping[str, Any] = document["evidence"]
     decided = document.get("decided") or {}
     stored = runtime.index.observations(document["rollout"], 0)
-    weighed = decided_on(document, stored) if document["ended_at"] else stored
     ended = document["ended_at"]
+    critical: Mapping[str, Any] = document.get("critical") or {}
+    weighed = decided_on(document, stored) if ended and not critical else stored
+    rule = critical.get("rule") or _rule(document)
     return Proof(
-        evidence.get("reason", ""),
-        _meaning(evidence.get("reason", "")),
+        rule,
+        _meaning(rule),
         document["judge"]["use"],
         document["verdict"],
         document["alpha"] / document["attempt"] ** 2,
@@ -82,7 +94,17 @@ def proof(manager: EmergenceManager, variant_id: str, last: int = 5) -> Proof | 
         len(weighed),
         None if ended is None else datetime.fromtimestamp(ended, UTC),
         tuple([each for each in weighed if each.arm == "canary"][-last:]),
+        critical,
     )
+
+
+def _rule(document: Mapping[str, Any]) -> str:
+    """What the judge decided by; "" where somebody else ended the rollout."""
+    state, verdict = document["state"]["state"], document["verdict"]
+    judged = {CanaryState.ROLLED_BACK: Verdict.ROLLBACK, CanaryState.PROMOTED: Verdict.PROMOTE}
+    if document["ended_at"] and judged.get(state) != verdict:
+        return ""
+    return str(document["evidence"].get("reason", ""))
 
 
 def report(manager: EmergenceManager, variant_id: str) -> str:
@@ -105,8 +127,11 @@ def report(manager: EmergenceManager, variant_id: str) -> str:
         Line("not worse", at, drawn.noninferiority, "c"),
     )
     marks = [
-        Mark(value, name)
-        for value, name in ((found.threshold, "rollback"), (found.promote_at, "promotion"))
+        Mark(value, name, below)
+        for value, name, below in (
+            (found.threshold, "rollback", False),
+            (found.promote_at, "promotion", True),
+        )
         if value is not None
     ]
     evidence = document["evidence"]
@@ -116,8 +141,9 @@ def report(manager: EmergenceManager, variant_id: str) -> str:
         ("rule", f"{found.rule} ({found.meaning})" if found.meaning else found.rule or "-"),
         ("judge", f"{found.judge}, alpha {found.alpha:.3g}, attempt {document['attempt']}"),
         ("control", document["control_id"]),
+        *((name, _said(value)) for name, value in found.critical.items() if name != "rule"),
     ]
-    if evidence:
+    if evidence.get("canary_operations") or evidence.get("control_operations"):
         rows += [
             ("evidence of harm", f"{evidence['e_value']:.4g} (rollback at {found.threshold:.4g})"),
             (
@@ -139,7 +165,7 @@ def report(manager: EmergenceManager, variant_id: str) -> str:
         ),
         "<h2>Share served</h2>",
         chart("share of the units", [_shares(attempt, max(at, default=0.0))]),
-        "<h2>Last records of the canary before the verdict</h2>",
+        f"<h2>Last records of the canary {'before the end' if found.ended_at else 'so far'}</h2>",
         _table(
             ("record", "time", document["unit"], "operations", "failures", "latency"),
             [
@@ -160,6 +186,11 @@ def report(manager: EmergenceManager, variant_id: str) -> str:
             [_step(step) for step in attempt.steps],
         ),
     )
+
+
+def _said(value: Any) -> str:
+    """What was found, in words."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def _arm(evidence: Mapping[str, Any], arm: str, unit: str) -> str:
@@ -209,7 +240,11 @@ def _time(at: float) -> str:
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     head = "".join(f"<th>{escape(name)}</th>" for name in columns)
-    body = "\n".join(
-        "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>" for row in rows
-    )
-    return f"<table>\n<tr>{head}</tr>\n{body}\n</table>"
+    body = "\n".join("<tr>" + "".join(map(_cell, row)) + "</tr>" for row in rows)
+    return f'<table class="grid">\n<tr>{head}</tr>\n{body}\n</table>'
+
+
+def _cell(text: str) -> str:
+    """Long ones may wrap."""
+    kind = ' class="long"' if len(text) > 24 else ""
+    return f"<td{kind}>{escape(text)}</td>"

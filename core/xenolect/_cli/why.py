@@ -119,11 +119,22 @@ def _variant(
 def _proof(found: Proof) -> None:
     if found.rule:
         rule = f"{found.rule}: {found.meaning}" if found.meaning else found.rule
-        say(f"rule: {rule} (judge {found.judge}, alpha {found.alpha:.3g})")
+        by = (
+            "no judge was asked"
+            if found.critical
+            else f"judge {found.judge}, alpha {found.alpha:.3g}"
+        )
+        say(f"rule: {rule} ({by})")
+    for name, value in found.critical.items():
+        if name != "rule":
+            say(f"{name}: {', '.join(map(str, value)) if isinstance(value, list) else value}")
     if not found.records:
         return
-    where = f"process {found.writer}" if found.by == "local" else "all processes together"
-    say(f"weighed by {where}: {found.weighed} records; the canary's last {len(found.records)}:")
+    if found.critical:
+        say(f"records: {found.weighed}; the canary's last {len(found.records)}:")
+    else:
+        where = f"process {found.writer}" if found.by == "local" else "all processes together"
+        say(f"weighed by {where}: {found.weighed} records; the canary's last {len(found.records)}:")
     table(
         ("record", "time", "unit", "operations", "failures", "latency_ms"),
         [
