@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from xenolect._states import States
 from xenolect.config import Config, StateConfig
@@ -33,6 +33,9 @@ class Plain:
 class Desk:
     """The door of one process: facts in memory, one write door, a clock that stands still."""
 
+    usual_cipher: ClassVar[Cipher | EnvelopeCipher] = Plain()
+    """Where a test names none."""
+
     def __init__(
         self,
         index: Index | None = None,
@@ -46,7 +49,7 @@ class Desk:
     ) -> None:
         self.index: Index = index or MemoryIndex()
         self.chunks: ChunkStore = chunks or MemoryChunks()
-        self.cipher: Cipher | EnvelopeCipher = cipher or Plain()
+        self.cipher: Cipher | EnvelopeCipher = cipher or self.usual_cipher
         # No cache: these tests damage what is stored and look what a reader makes of it.
         options = {"chunk_size": 1024, "cache_size": 0, **state}
         self.config = Config(state=StateConfig(**options))

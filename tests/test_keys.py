@@ -8,6 +8,7 @@ import os
 import pytest
 
 from xenolect import ConfigError, CorruptError, InvalidError, NotFoundError, TransitionError
+from xenolect._keyring import Keyring
 from xenolect.secret import Secret
 from xenolect.testing import KeyProviderTests
 from xenolect_backends.local_keys import EnvKeys, FileKeys, LocalWrapper
@@ -672,3 +673,86 @@ def test_shredding_may_die_at_any_call(opened, keys, stride):
     else:
         pytest.fail("the scenario never ends")
     assert outcomes == {False, True}
+
+
+# -- what a key's trouble does not do -----------------------------------------------------------------
+
+
+def served(opened, place):
+    """A sealed store with an active variant that has a state and a point, and a baseline."""
+    manager = opened(place, **OLD)
+    manager.variants.activate(manager.variants.propose("base", {}, id="base"))
+    manager.variants.activate(manager.variants.propose("v", {"a": 1}, id="v"), force=True)
+    manager.states.put("v", SECRET)
+    manager.points.create("v", pinned=True)
+    manager.states.put("v", SECRET * 2)
+    manager.close()
+
+
+@pytest.mark.parametrize("trouble", ["no wrapping key", "lost", "changed"])
+def test_trouble_with_keys_is_no_damage_of_states(opened, keys, tmp_path, trouble):
+    """Nothing is rolled back, given up or quarantined for it; a rollback that is due for another reason
+    goes to its point all the same, and once the key is back everything reads."""
+    from xenolect import EmergenceError, VariantStatus
+
+    served(opened, tmp_path / "s")
+    folder = tmp_path / "s" / "keys"
+    kept = {path: path.read_bytes() for path in folder.iterdir()}
+    for path, data in kept.items():
+        if trouble == "lost":
+            path.unlink()
+        elif trouble == "changed":
+            path.write_bytes(data.replace(b'"wrapped":"', b'"wrapped":"A'))
+    manager = opened(tmp_path / "s", **(NEW if trouble == "no wrapping key" else OLD))
+    with pytest.raises(EmergenceError, match="keys/"):
+        manager.states.get("v")
+    assert manager.variants.get("v").status == VariantStatus.ACTIVE
+    if trouble != "no wrapping key":
+        found = {problem.key for problem in manager.states.verify().problems}
+        assert {f"keys/{path.name}" for path in kept} <= found
+        (lost,) = manager.states.repair().lost
+        assert lost.done == "left as it is: put the key back from a backup"
+        assert manager.variants.get("v").status == VariantStatus.ACTIVE
+    assert manager.rollback("v", reason="another").status == VariantStatus.ROLLED_BACK
+    assert not manager.status()["safe_mode"]
+    manager.close()
+    for path, data in kept.items():
+        path.write_bytes(data)
+    again = opened(tmp_path / "s", **OLD)
+    assert again.states.get("v") == SECRET
+    assert again.states.verify().ok
+
+
+def test_every_changed_byte_of_a_kept_key_is_named(opened, keys, tmp_path):
+    """Bit by bit, and cut short: what needs the key is refused and says which object it is."""
+    served(opened, tmp_path / "s")
+    manager = opened(tmp_path / "s", **OLD)
+    manager._runtime.chunks = chunks = MemoryCopy(manager._runtime.chunks)
+    for name in key_objects(manager):
+        data = chunks.get(name)
+        for wrong in (*flips(data), *(data[:n] for n in range(0, len(data), 7))):
+            chunks.objects[name] = wrong
+            ring = Keyring(manager._runtime, manager.states.objects.identity)
+            with pytest.raises((CorruptError, ConfigError)) as caught:
+                ring.unwrap(ring.wrapped(name.split("/")[1].split(".")[0]))
+            assert name in str(caught.value)
+        chunks.objects[name] = data
+    assert manager.states.verify().ok
+
+
+def flips(data):
+    """Each byte changed in one bit."""
+    return [data[:n] + bytes([data[n] ^ 1 << n % 8]) + data[n + 1 :] for n in range(len(data))]
+
+
+class MemoryCopy:
+    """Objects in memory, over those of a store."""
+
+    def __init__(self, inner):
+        self.inner, self.objects = inner, {}
+
+    def get(self, key):
+        return self.objects[key] if key in self.objects else self.inner.get(key)
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)

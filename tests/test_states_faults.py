@@ -61,7 +61,7 @@ def test_no_flipped_bit_is_ever_read():
     versions = {v: desk.states.get("zstd", version=v) for v in (1, 2)}
     flipped = 0
     for key, original in objects.items():
-        if key == "store.json" or key.endswith("index.json"):
+        if not key.startswith("variants/") or key.endswith("index.json"):
             continue
         for i in range(len(original)):
             for mask in (1 << i % 8, 0xFF):
@@ -393,7 +393,8 @@ def test_a_process_may_die_at_any_call(kind, act):
         other.states.gc(0)
         assert other.states.get("zstd", version=version) == found
         assert other.states.verify().ok
-        assert set(snapshot(chunks)) == referenced(other)
+        left = {key for key in snapshot(chunks) if not key.startswith("keys/")}
+        assert left == referenced(other)
     else:
         pytest.fail("the scenario never ends")
     assert fail_at > 5

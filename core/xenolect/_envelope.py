@@ -273,7 +273,8 @@ def _opened(
         direct.open_into(sealed, everything, room)
         return room
     except CorruptError as cause:
-        raise CorruptError(f"{key} can not be opened: {cause}", key=key, offset=start) from cause
+        where, offset = (cause.key, cause.offset) if cause.key else (key, start)
+        raise CorruptError(f"{key} can not be opened: {cause}", key=where, offset=offset) from cause
 
 
 def _wrong_length(key: str, start: int, found: int, header: Header) -> CorruptError:

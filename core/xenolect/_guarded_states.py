@@ -10,6 +10,7 @@ from typing import Any
 
 from xenolect._chunking import source_of
 from xenolect._json_text import text_pieces
+from xenolect._keyring import of_keys
 from xenolect._manifest import Content
 from xenolect._schemas import STATE, broken_rule
 from xenolect._state_versions import link_of
@@ -94,7 +95,7 @@ class GuardedStates(States):
 
     def _tell(self, variant_id: str, link: Any, error: CorruptError) -> None:
         now = self._versions.head(variant_id).value
-        if now and now.get("manifest") and link_of(now) == link:
+        if now and now.get("manifest") and link_of(now) == link and not of_keys(error):
             self.damaged(variant_id, error)
 
 

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from xenolect._codec import moment
 from xenolect._envelope import PLAIN
-from xenolect.errors import ConfigError, ConflictError, CorruptError, NotFoundError
+from xenolect.errors import (
+    AccessError,
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    EmergenceError,
+    NotFoundError,
+)
 from xenolect.facts import Change, Put, canonical
 
 if TYPE_CHECKING:
@@ -219,13 +226,18 @@ class Keyring:
         # An index that was rebuilt, or restored from a backup, may not know the newest revision.
         for name in reversed(self.names(f"{kid}.")):
             return self.read(name)
+        known = False
         for _, value in self.scopes():
             if kid in value["shredded"]:
                 raise _shredded(kid, value)
+            known = known or kid in kids_of(value)
+        if not known:
+            raise CorruptError(f"it names a key that this store does not have: {kid}")
+        name = name_of(kid, rev)
         raise CorruptError(
-            f"there is no key {name_of(kid, rev)}: put {FOLDER} back from a backup; without it, what the "
-            f"key seals can not be read",
-            key=name_of(kid, rev),
+            f"there is no key {name}: put {FOLDER} back from a backup; without it, what the key seals can "
+            f"not be read",
+            key=name,
         )
 
     def read(self, name: str) -> Wrapped:
@@ -306,6 +318,18 @@ class Keyring:
             if kind == KEY and fact.value is not None:
                 yield scope, fact.value
 
+    def broken(self) -> Iterator[tuple[str, str, CorruptError]]:
+        """Objects with keys that are not as written: each with the variant it is for, if any."""
+        if self._suite is None:
+            return
+        for scope, value in self.scopes():
+            for kid in kids_of(value):
+                try:
+                    self.unwrap(self.wrapped(kid))
+                except CorruptError as error:
+                    variant_id = scope.partition("/")[2]
+                    yield error.key or name_of(kid, self.rev() or 1), variant_id, error
+
     def forget(self, kids: Sequence[str]) -> None:
         """Let go of keys that are shredded."""
         for kid in kids:
@@ -320,6 +344,12 @@ def scope_of(variant_id: str) -> str:
 def kids_of(value: Mapping[str, Any]) -> list[str]:
     """The ids of a scope's keys that are not shredded, oldest first."""
     return [*value["older"], *([value["id"]] if value["id"] else [])]
+
+
+def of_keys(error: EmergenceError) -> bool:
+    """Does an error tell of keys, or of a service that is away, and nothing of what they seal?"""
+    damaged = isinstance(error, CorruptError) and (error.key or "").startswith(FOLDER)
+    return damaged or error.retryable or isinstance(error, (AccessError, ConfigError))
 
 
 def _shredded(kid: str, value: Mapping[str, Any]) -> CorruptError:

@@ -15,6 +15,7 @@ import attrs
 
 from xenolect._breakers import Breakers
 from xenolect._codec import moment, variant_to_json
+from xenolect._keyring import of_keys
 from xenolect._point_store import Kept
 from xenolect._runtime import Runtime
 from xenolect._states import States
@@ -214,9 +215,10 @@ class Points(Kept):
             try:
                 self._check(value, deep=deep)
             except EmergenceError as error:
-                if error.retryable:
-                    # The store does not answer, which says nothing about the point: its manifest is
-                    # in the index as well, and nobody is to be served harm until the store is back.
+                if of_keys(error):
+                    # The store does not answer, or a key is not there, which says nothing about the
+                    # point: its manifest is in the index as well, and nobody is to be served harm
+                    # until the store or the key is back.
                     log.warning(
                         "point %s is taken unread: %s", value["manifest"]["point"]["id"], error
                     )

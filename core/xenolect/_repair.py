@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xenolect._codec import moment, state_ref_from_json
+from xenolect._keyring import of_keys
 from xenolect._manifest import FORMAT, Content, Entry, Link, Manifest, root_of
 from xenolect._state_copies import Copies
 from xenolect._state_versions import Draft, Fenced, Head, Moved, link_of
@@ -134,6 +135,10 @@ class Repair:
                     return
                 found = self._search(owner, content, holes, known)
             except CorruptError as error:
+                if of_keys(error):  # what is damaged is not the state
+                    left = "left as it is: put the key back from a backup"
+                    lost.append(Lost(owner, head.version, str(error), left))
+                    return
                 lost.append(
                     Lost(owner, head.version, str(error), self._lose(owner, head, error, dry_run))
                 )

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
+import attrs
+
 from xenolect import _envelope
 from xenolect._codec import moment
 from xenolect._manifest import Content, Link
@@ -90,12 +92,14 @@ class Upkeep:
 
         def check(item: tuple[Place, tuple[str, int, int, Content]]) -> None:
             nonlocal done
-            (key, _, _), (owner, version, position, content) = item
+            (key, offset, _), (owner, version, position, content) = item
             chunk = memoryview(bytearray(content.plain(position)))
             try:
                 self._objects.get_chunk(owner, position, content.table[position], chunk)
             except CorruptError as error:
-                problems.append(problem_of(error, key, owner, version))
+                found = problem_of(error, key, owner, version)
+                # Named by where the chunk begins: a repair looks for it in the tables.
+                problems.append(attrs.evolve(found, offset=offset) if found.key == key else found)
             done += len(chunk)
             if progress is not None:
                 progress(done, total)
@@ -112,10 +116,18 @@ class Upkeep:
         problems.extend(self._copies.check(variant_id))
         if self.mirror is not None:
             problems.extend(self.mirror.check(variant_id))
+        problems.extend(self._broken_keys(variant_id))
+        problems = list(dict.fromkeys(problems))
         problems.sort(key=lambda problem: (problem.key, problem.offset or 0))
         known = self._known(problems)
         fresh = tuple(problem for problem in problems if problem not in known)
         return Report(len(manifests) + len(parts), total, fresh, deep, known)
+
+    def _broken_keys(self, variant_id: str | None) -> Iterator[Problem]:
+        """Keys that are not there or were changed."""
+        for name, owner, error in self._objects.keys.broken():
+            if variant_id in (None, owner):
+                yield problem_of(error, name, owner, 0)
 
     def _known(self, problems: list[Problem]) -> tuple[Problem, ...]:
         """Damage that was noted before and that no newest version depends on."""
