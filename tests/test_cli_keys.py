@@ -45,17 +45,18 @@ def test_a_key_is_rotated_and_a_variant_is_shredded(run):
     listed = json.loads(run("keys", "--json"))
     assert {(k["scope"], k["state"], k["revision"]) for k in listed} == {
         ("id", "current", 1),
+        ("store", "current", 1),
         ("variant/zstd", "current", 1),
     }
     assert "variant/zstd  current" in run("keys", "list")
 
     run.configure('use = "aes-gcm"\nkeys = { file = "../two", old = [{ file = "../one" }] }')
-    assert "2 of 2 keys would be wrapped anew with" in run("keys", "rotate", "--dry-run")
+    assert "3 of 3 keys would be wrapped anew with" in run("keys", "rotate", "--dry-run")
     assert json.loads(run("keys", "--json")) == listed
     done = json.loads(run("keys", "rotate", "--json"))
-    assert (done["wrapped"], done["keys"], len(done["removed"])) == (2, 2, 2)
+    assert (done["wrapped"], done["keys"], len(done["removed"])) == (3, 3, 3)
     run.configure('use = "aes-gcm"\nkeys = { file = "../two" }')
-    assert "0 of 2 keys wrapped anew" in run("keys", "rotate")
+    assert "0 of 3 keys wrapped anew" in run("keys", "rotate")
 
     assert "zstd: 1 chunks, 5 B, not done" in run("keys", "rekey", "zstd", "--dry-run")
     assert "zstd: 1 chunks, 5 B as version 2" in run("keys", "rekey", "zstd")
