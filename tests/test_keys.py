@@ -224,6 +224,7 @@ def test_a_cipher_can_be_had_later(opened, keys, tmp_path):
     manager.close()
     later = opened(tmp_path / "store", **sealed(env="FIRST_KEY"))
     assert later.states.get("v") == SECRET
+    assert all(info.scope == "store" for info in later.keys.list())  # reading makes none
     later.states.put("v", SECRET * 2)
     assert later.states.get("v") == SECRET * 2
     assert later.states.get("v", version=1) == SECRET

@@ -6,8 +6,10 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from xenolect import ConfigError, EmergenceManager
+from xenolect.cli import main
 
 FROZEN = Path(__file__).parent / "data" / "sealed-2.zip"
 KEY = bytes(range(32)).hex()
@@ -87,6 +89,19 @@ def test_it_goes_on(frozen: Path) -> None:
         assert manager.states.get("json")[:5] == b"later"
         assert manager.states.get("json", version=1) == LARGE
         assert manager.states.verify().ok
+
+
+def test_its_index_is_made_again(frozen: Path) -> None:
+    """From the sealed journal and the wrapped keys alone."""
+    for path in frozen.glob("index.db*"):
+        path.unlink()
+    (frozen / "xenolect.toml").write_text(
+        '[cipher]\nuse = "aes-gcm"\nkeys = { env = "FROZEN_KEY" }\n[state]\nchunk_size = "1KiB"\n'
+    )
+    result = CliRunner().invoke(main, ["reindex", "--storage", str(frozen)])
+    assert result.exit_code == 0, result.output
+    with EmergenceManager.open(frozen, background=False, process=False) as manager:
+        reads(manager)
 
 
 def test_it_is_what_is_written_today(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -117,7 +117,7 @@ class Keyring:
     def ready(self, variant_id: str) -> None:
         """Make what sealing for a variant needs, so that it is there before threads begin."""
         self.sealer(variant_id)
-        self.object_id(bytes(32))
+        self.object_id(bytes(32), make=True)
 
     def opener(self) -> Cipher:
         """What opens anything that a key of this store has sealed."""
@@ -125,12 +125,13 @@ class Keyring:
             return self._plain
         return self._suite.cipher(b"", b"", self._find, os.urandom)
 
-    def object_id(self, digest: bytes) -> bytes:
-        """The id of what has this digest: the digest itself where no cipher keeps it secret."""
+    def object_id(self, digest: bytes, *, make: bool = False) -> bytes:
+        """The id of what has this digest: the digest itself where no cipher keeps it secret, zeros where
+        there is nothing to make ids with. ``make``: then make it."""
         if self._suite is None:
             return digest if self._plain.id == PLAIN else bytes(len(digest))
-        kid = self._current(IDS) or self._make(IDS)
-        return self._suite.object_id(self._key(kid), digest)
+        kid = self._current(IDS) or (self._make(IDS) if make else None)
+        return bytes(len(digest)) if kid is None else self._suite.object_id(self._key(kid), digest)
 
     # -- keys -------------------------------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from xenolect._cipher_options import cipher_options
 from xenolect._journal_objects import Chain, JournalObjects
 from xenolect._registry import Registry
 from xenolect._runtime import chunk_options, index_options, replica_of
@@ -113,7 +114,9 @@ def rebuild(
     chunks: ChunkStore = registry.make("chunks", config.chunks.use, chunk_options(config), "chunks")
     spare = None
     try:
-        cipher = registry.make("cipher", config.cipher.use, config.cipher.options, "cipher")
+        cipher = registry.make(
+            "cipher", config.cipher.use, cipher_options(config, registry), "cipher"
+        )
         objects = Objects(_Bare(config, chunks, cipher))  # type: ignore[arg-type]
         spare = replica_of(config, registry)
         journal = JournalObjects(objects, spare)

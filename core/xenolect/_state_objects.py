@@ -132,7 +132,7 @@ class Objects:
         pack: Pack | None = None,
     ) -> Entry:
         """Store one chunk under a name that was never used, or add it to a pack."""
-        object_id = self.keys.object_id(digest)
+        object_id = self.keys.object_id(digest, make=True)
         if pack is None:
             # A cipher without ids of its own must not tell the digests of contents by names of objects.
             known = object_id.hex()[:16] if any(object_id) else self._door.token(8)
@@ -443,8 +443,10 @@ class Objects:
         return b"".join((name.encode(), b"\0", object_id or self.keys.object_id(digest), digest))
 
     def _named(self, key: str) -> bytes:
-        """The same for an object that its key identifies; nobody knows its content's digest before."""
-        return self._bound(key, hashlib.sha256(key.encode()).digest())
+        """The same for an object that its key identifies: nobody knows its content's digest before, and
+        no key of ours is needed to find it, as when all but the objects is lost."""
+        digest = hashlib.sha256(key.encode()).digest()
+        return self._bound(key, digest, digest)
 
     def _publish(self, key: str, data: Buffer) -> None:
         """Create an object. A name that exists with these very bytes is our own lost answer."""

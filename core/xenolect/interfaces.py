@@ -199,8 +199,8 @@ class Index(Protocol):
 class Cipher(Protocol):
     """Seals objects. ``bound`` says what the object is and where it belongs: authenticated, not secret.
 
-    What xenolect binds ends with the object's id and a SHA-256, 32 bytes each: of the content where a
-    reader knows it before (chunks), else of the object's key.
+    What xenolect binds ends with the object's id and a SHA-256, 32 bytes each: a chunk's id and the
+    SHA-256 of its content, or twice the SHA-256 of the key that the object is found by.
     """
 
     @property
