@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from xenolect._bench import durable, measuring, selection, states
+from xenolect._bench import breakers, durable, measuring, selection, states
 from xenolect._bench.rows import FULL, Group, Plan, Progress, Row
 
 __all__ = ["FULL", "GROUPS", "Plan", "Row", "run"]
@@ -18,6 +18,7 @@ __all__ = ["FULL", "GROUPS", "Plan", "Row", "run"]
 GROUPS: dict[str, Group] = {
     "selection": selection.rows,
     "measuring": measuring.rows,
+    "breakers": breakers.rows,
     "durable": durable.rows,
     "states": states.rows,
 }

@@ -1,4 +1,4 @@
-"""Recording, and calls guarded by a closed breaker."""
+"""Recording, and calls that select, time and report."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
             with manager.call("agent-0"):
                 nothing()
 
-        yield Row("guarded call, closed", cpu(guarded, 500), cpu(nothing, 5_000), "the bare call")
+        yield Row("manager.call", cpu(guarded, 500), cpu(nothing, 5_000), "the bare call")
