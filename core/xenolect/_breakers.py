@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -21,6 +21,7 @@ from xenolect._agent_breakers import AgentBreakers
 from xenolect._breaker_records import KEPT, Ledger, Record, Times, read_record, revive
 from xenolect._circuit import ADMITTING, Permit
 from xenolect._variant_breaker import VariantBreaker, waiting
+from xenolect.breaker import CircuitBreaker
 from xenolect.errors import CorruptError, EmergenceError
 from xenolect.facts import Put
 from xenolect.interfaces import Safeguard
@@ -87,6 +88,7 @@ class Breakers:
         self.gave_up: Callable[[str, str], None] = lambda *_: None
         self.publish: Callable[[Put], None] = lambda _: None
         self.later: Callable[[Callable[[], None]], None] = lambda job: job()
+        self.dependencies: Mapping[str, CircuitBreaker] = {}  # by name: "dependency:index"
         self.journaled: Callable[[str], Any] = lambda _: None  # the breaker's fact, or None
 
     def draw(self) -> float:
@@ -401,11 +403,16 @@ class Breakers:
     # -- the public face ------------------------------------------------------------------------------
 
     def status(self, variant: Any) -> BreakerStatus:
-        """Where the breaker stands."""
+        """Where the breaker stands: a variant's, or that of "dependency:index" or "dependency:chunks"
+        where they are across a network."""
+        if isinstance(variant, str) and variant in self.dependencies:
+            return self.dependencies[variant].status
         return attrs.evolve(self.of(self._resolve(variant)).status, degraded=self.degraded)
 
     def acquire(self, variant: Any) -> Permit:
         """May one call pass? A permit, or BreakerOpenError with ``retry_after`` in seconds."""
+        if isinstance(variant, str) and variant in self.dependencies:
+            return self.dependencies[variant].acquire()
         return self.of(self._resolve(variant)).acquire()
 
     def force_open(self, variant: Any) -> BreakerStatus:
@@ -421,8 +428,10 @@ class Breakers:
         return self._operate(variant, lambda breaker: breaker.reset())
 
     def _operate(
-        self, variant: Any, verb: Callable[[VariantBreaker], BreakerStatus]
+        self, variant: Any, verb: Callable[[CircuitBreaker], BreakerStatus]
     ) -> BreakerStatus:
+        if isinstance(variant, str) and variant in self.dependencies:
+            return verb(self.dependencies[variant])
         breaker = self.of(self._resolve(variant))
         with self._sharing:
             before = breaker.state

@@ -17,12 +17,14 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from xenolect import _dependencies
 from xenolect._cipher_options import cipher_options
 from xenolect._codec import agent_from_json, moment, variant_from_json
 from xenolect._performance import Performance
 from xenolect._references import References
 from xenolect._registry import Registry
 from xenolect._structure import Profile, Route, Structure
+from xenolect.breaker import CircuitBreaker, steady
 from xenolect.config import Config
 from xenolect.errors import (
     ConflictError,
@@ -114,10 +116,15 @@ class Runtime:
         self.lock = threading.RLock()
         self.closed = False
 
-        self.index: Index = registry.make("index", config.index.use, index_options(config), "index")
+        self.dependencies: dict[str, CircuitBreaker] = {}
+        options = index_options(config)
+        self.index: Index = self._guarded(
+            "index", options, registry.make("index", config.index.use, options, "index")
+        )
         try:
-            self.chunks: ChunkStore = registry.make(
-                "chunks", config.chunks.use, chunk_options(config), "chunks"
+            options = chunk_options(config)
+            self.chunks: ChunkStore = self._guarded(
+                "chunks", options, registry.make("chunks", config.chunks.use, options, "chunks")
             )
             self.cipher: Cipher | EnvelopeCipher = registry.make(
                 "cipher", config.cipher.use, cipher_options(config, registry), "cipher"
@@ -174,6 +181,27 @@ class Runtime:
         self.mirror: Callable[[], None] = lambda: None  # returns when what is committed is mirrored
         self.on_tick: Callable[[float], None] = lambda _: None
         self.on_fed: Callable[[], None] = lambda: None
+
+    def _guarded(self, name: str, options: Mapping[str, Any], made: Any) -> Any:
+        """An index or chunk store, behind a breaker where a network is between."""
+        if not _dependencies.across_a_network(options):
+            return made
+        given = dict(self.config.breaker.options)
+        if self.config.breaker.use == "breaker":
+            given["scope"] = "dependency"
+        breaker = CircuitBreaker(
+            f"dependency:{name}",
+            machine=self.registry.make("safeguards", self.config.breaker.use, given, "breaker"),
+            label="the index" if name == "index" else "the chunk store",
+            clock=steady if self.real_time else self.clock,
+            on_change=lambda before, after: self._dependency(name, str(before), str(after)),
+        )
+        self.dependencies[breaker.name] = breaker
+        return _dependencies.Guarded(made, breaker)
+
+    def _dependency(self, name: str, before: str, after: str) -> None:
+        log.warning("the breaker of the %s is %s, it was %s", name, after, before)
+        self.tell("breaker.changed", None, dependency=name, before=before, after=after)
 
     # -- time and chance --------------------------------------------------------------------------
 
@@ -601,10 +629,17 @@ class Runtime:
             self._thread = None
             self.start()
 
+    def try_anyway(self) -> None:
+        """From now on ask the index and the chunk store whatever their breakers say: it is closing."""
+        for part in (self.index, self.chunks):
+            if isinstance(part, _dependencies.Guarded):
+                part.bypassed = True
+
     def close(self) -> None:
         """Store what waits, stop the thread, let go of the parts."""
         if self.closed:
             return
+        self.try_anyway()
         try:
             self.performance.end_hour()
             self.flush()

@@ -94,6 +94,7 @@ class EmergenceManager:
         self._breakers.publish = runtime.publish
         self._breakers.later = runtime.later
         self._breakers.journaled = lambda variant_id: runtime.value("breaker", variant_id)
+        self._breakers.dependencies = runtime.dependencies
         self._breakers.agents.population = runtime.performance.agents_of
         self._breakers.agents.moved = lambda variant_id, agent_id, after: runtime.tell(
             "breaker.changed", variant_id, agent=agent_id, after=str(after)
@@ -175,6 +176,7 @@ class EmergenceManager:
         runtime = self._runtime
         if runtime.closed:
             return
+        runtime.try_anyway()
         try:
             self._scrubber.close()
             runtime.flush()
@@ -446,6 +448,9 @@ class EmergenceManager:
                 "success_rate": done["promoted"] / total if total else None,
             },
             "breakers_shut": sorted(self._breakers.shut),
+            "dependencies": {
+                name: str(each.status.state) for name, each in runtime.dependencies.items()
+            },
             "agents_ejected": {v: len(out) for v, out in sorted(self._breakers.agents.out.items())},
             "safe_mode": sorted(
                 key
