@@ -1,6 +1,6 @@
 """The circuit breaker as a pure function: ``step(state, event, now, draw) -> (state, reply, actions)``.
 
-The table of states, with generations and leases, is in docs/safeguards.md. Time is one clock in seconds
+The table of states, with generations and leases, is in docs/breaker.md. Time is one clock in seconds
 that never goes back, chance is ``draw``; nothing else is read, so every history can be replayed and a
 small configuration can be enumerated exhaustively.
 """
@@ -64,7 +64,7 @@ class Breaker:
     take. window, window_calls, minimum_calls, failure_rate: the sliding window (failure_rate None: only
     consecutive failures count). slow_rate: share of calls of at least ``slow_call`` seconds that opens it
     (None: off). slow_probe: seconds between single probes once latched (0: never). max_ejection: share
-    of a variant's agents that single-agent breakers may move to the baseline, at least one. scope:
+    of a variant's agents that single-agent breakers may take out, at least one (0: none). scope:
     "variant" (latching asks for the variant's rollback) or "dependency".
     """
 
@@ -95,7 +95,7 @@ class Breaker:
     # -- the step -----------------------------------------------------------------------------------
 
     def step(self, state: BreakerMachineState, event: sg.Event, now: float, draw: float) -> Answer:
-        """The table of docs/safeguards.md."""
+        """The table of docs/breaker.md."""
         if isinstance(event, sg.Acquire):
             return self._acquire(state, now, draw)
         if isinstance(event, sg.Outcome):
