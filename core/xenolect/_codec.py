@@ -133,6 +133,7 @@ def state_ref_to_json(ref: StateRef) -> dict[str, Any]:
         "sha256": ref.sha256,
         "chunks": ref.chunks,
         "created_at": stamp(ref.created_at),
+        **({"schema": ref.schema} if ref.schema != 1 else {}),
     }
 
 
@@ -149,6 +150,7 @@ def state_ref_from_json(data: Mapping[str, Any]) -> StateRef:
         data["sha256"],
         data["chunks"],
         created,
+        data.get("schema", 1),
     )
 
 

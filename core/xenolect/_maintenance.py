@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from xenolect._migrations import Migrate, Migrations
 from xenolect._repair import Repair
 
 if TYPE_CHECKING:
@@ -41,6 +42,28 @@ class Maintenance:
 
     # set by the manager: opens the configured copy of the object store, if there is one
     replica: Callable[[], ChunkStore | None] = staticmethod(lambda: None)
+
+    # -- schemas of the application ---------------------------------------------------------------
+
+    # set by the manager: what plugins offer; a tool that serves nobody takes later ones as they are
+    migrations: Migrations
+    lenient = False
+
+    def register_migration(
+        self, protocol: str, source: int, target: int, function: Migrate
+    ) -> None:
+        """Bring states of a protocol from schema ``source`` to ``target`` when ``get`` reads them.
+
+        ``function`` takes and returns a state as ``get`` gives it. What is put from now on has the
+        newest schema known. ``open``, ``read_into`` and ``patch`` see states as they are stored.
+        InvalidError, DuplicateError.
+        """
+        self.migrations.add(protocol, source, target, function)
+
+    def _migrated(self, ref: StateRef, value: Any) -> Any:
+        protocol = self._door.variant(ref.variant_id).protocol
+        what = f"state {ref.version} of variant {ref.variant_id!r}"
+        return self.migrations.apply(protocol, ref.schema, value, what, self.lenient)
 
     # -- for the other rooms of core --------------------------------------------------------------
 

@@ -52,18 +52,21 @@ class Reading:
     _cache: Cache
     _lock: threading.RLock
     _enter: Callable[[Any], str]
+    _migrated: Callable[[StateRef, Any], Any]
 
     def get(self, variant: Any, version: int | None = None, progress: Progress = None) -> Any:
         """The state as it was put (a file's as bytes), every chunk's SHA-256 checked.
 
-        JSON comes back normalised: tuples as lists. StateNotFoundError, CorruptError.
+        JSON comes back normalised: tuples as lists. An older schema is brought up to date by the known
+        migrations; what is stored stays as it is. StateNotFoundError, CorruptError.
         """
         ref, content = self._versions.located(self._enter(variant), version)
         held = self._cache.find(_key(content), ref.size)
         if held is None:
             held = self._whole(content, progress)
         # The copy to bytes costs 0.1 s per GiB; read_into and open(...).raw.getbuffer() save it.
-        return json.loads(bytes(held)) if ref.kind == "json" else bytes(held)
+        value = json.loads(bytes(held)) if ref.kind == "json" else bytes(held)
+        return self._migrated(ref, value)
 
     def open(self, variant: Any, version: int | None = None) -> io.BufferedReader:
         """A seekable binary reader that opens without reading chunks and checks each before its first

@@ -37,7 +37,7 @@ class Head(NamedTuple):
 class Draft(NamedTuple):
     """A content whose chunks are stored. ``base`` is the head whose objects it may share, ``epoch``
     the collector's and ``began`` the time (seconds since the epoch) when storing began. ``whole``: the
-    parent's manifests are not to be relied on."""
+    parent's manifests are not to be relied on. ``schema``: None for that of the head."""
 
     table: Sequence[Entry]
     kind: str
@@ -49,6 +49,7 @@ class Draft(NamedTuple):
     began: float
     write: str
     whole: bool = False
+    schema: int | None = None
 
 
 class Moved(Exception):
@@ -165,6 +166,7 @@ class Versions:
             draft.sha256,
             len(draft.table),
             moment(now),
+            _schema(head) if draft.schema is None else draft.schema,
         )
         same = None
         if parent is not None and _same(parent.manifest, ref, draft):
@@ -259,6 +261,11 @@ class Versions:
 def link_of(value: Mapping[str, Any]) -> Link:
     """The manifest that a fact names."""
     return Link(value["manifest"], value["manifest_sha256"])
+
+
+def _schema(head: Head) -> int:
+    ref = (head.value or {}).get("ref") or {}
+    return int(ref.get("schema", 1))
 
 
 def _same(manifest: Manifest, ref: StateRef, draft: Draft) -> bool:

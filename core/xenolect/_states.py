@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from xenolect._chunking import Source, source_of
 from xenolect._maintenance import Maintenance
 from xenolect._manifest import Entry, root_of
+from xenolect._migrations import Migrations
 from xenolect._patching import Patch
 from xenolect._state_cache import Cache
 from xenolect._state_mirrors import Mirrors
@@ -91,6 +92,7 @@ class States(Reading, Maintenance):
         self._door = door
         self._objects = Objects(door)
         self._versions = Versions(door, self._objects)
+        self.migrations = Migrations()
         self._upkeep = Upkeep(door, self._objects, self._versions)
         self._cache = Cache(door.config.state.cache_size)
         self._renew()
@@ -167,8 +169,9 @@ class States(Reading, Maintenance):
             if sha256 is None and not upload.changed and len(table) <= WHOLE:
                 sha256 = hashlib.sha256(source.fixed).hexdigest()
         draft = Draft(
-            table, source.kind, size, config.chunk_size, sha256, head, epoch, began, write
-        )
+            table, source.kind, size, config.chunk_size, sha256, head, epoch, began, write,
+            schema=self.migrations.newest(door.variant(variant_id).protocol),
+        )  # fmt: skip
         for _ in range(_RETRIES):
             with self._locked(variant_id):
                 head = self._versions.expect(variant_id, expected)

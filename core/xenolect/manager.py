@@ -18,6 +18,7 @@ from xenolect._critical import Critical
 from xenolect._evidence import ENDED
 from xenolect._guarded_states import GuardedStates
 from xenolect._keys import Keys
+from xenolect._migrations import Migrations
 from xenolect._mirroring import Mirroring
 from xenolect._performance import Performance
 from xenolect._points import SERVED, Points
@@ -108,6 +109,7 @@ class EmergenceManager:
         self._mirroring = Mirroring(runtime, self.states)
         self.states.upkeep.mirror = self._mirroring.upkeep
         self.states.replica = partial(replica_of, config, runtime.registry)
+        self.states.migrations = Migrations.of(runtime.registry)
         self._scrubber = Scrubber(runtime, self.states)
         self.keys.reseal = partial(self._mirroring.upkeep.rebuild, dry_run=False)
 
@@ -156,6 +158,7 @@ class EmergenceManager:
             if config.mode != "normal":
                 runtime.mode = Mode(config.mode)
             manager._serving = process
+            manager.states.lenient = not process
             manager._mirroring.open(process)
             if process:
                 manager._renew()

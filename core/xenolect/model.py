@@ -293,6 +293,7 @@ class StateRef:
 
     kind: "json", "bytes" or "stream". size: bytes before compression. root: SHA-256 over the ordered
     chunk digests, the identity of the content. sha256: of the whole content, where a put computed it.
+    schema: the application's own, see ``states.register_migration``.
     """
 
     variant_id: str
@@ -303,6 +304,7 @@ class StateRef:
     sha256: str | None
     chunks: int
     created_at: datetime
+    schema: int = 1
 
 
 @attrs.frozen
