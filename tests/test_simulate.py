@@ -180,6 +180,23 @@ def test_the_command_prints_and_writes_a_page(tmp_path: Path) -> None:
         ET.fromstring("<svg" + svg.split("</svg>")[0] + "</svg>")
 
 
+@pytest.mark.parametrize("judge", ["threshold", "group_sequential", "kayenta_mw", "bayes"])
+def test_other_judges_are_tried_the_same_way(tmp_path: Path, judge: str) -> None:
+    """Their statistics are no e-values: the page shows them as shares of their own limits."""
+    policy, out = tmp_path / "policy.toml", tmp_path / "page.html"
+    policy.write_text(
+        f'[canary]\njudge = "{judge}"\n\n[world]\nhours = 1\nruns = 2\ncanary_success = 0.5\n'
+    )
+
+    document = json.loads(command(str(policy), "--out", str(out), "--json").stdout)
+
+    assert document["harmful"]["rolled_back"] == 1.0
+    html = out.read_text()
+    assert "e-value" not in html
+    assert "share of the statistic that rolls back" in html
+    assert f"<td>{judge}</td>" in html
+
+
 def test_a_policy_that_can_not_run_says_why(tmp_path: Path) -> None:
     """Unknown settings of the world and of the canary are named with their paths."""
     policy = tmp_path / "policy.toml"

@@ -83,7 +83,10 @@ class Trace:
 
 @attrs.frozen
 class Run:
-    """One rollout. ``at``: seconds until its end; ``failures``, ``operations``: the canary's."""
+    """One rollout. ``at``: seconds until its end; ``failures``, ``operations``: the canary's.
+
+    ``shares``, ``evidence``: at each health check; ``limits``: the evidence that rolls back there.
+    """
 
     state: CanaryState
     at: float
@@ -93,6 +96,13 @@ class Run:
     events: int
     shares: tuple[float, ...]
     evidence: tuple[float, ...]
+    limits: tuple[float, ...]
+
+    @property
+    def harm(self) -> tuple[float, ...]:
+        """The evidence as a share of what rolls back, within [0, 1]."""
+        pairs = zip(self.evidence, self.limits, strict=True)
+        return tuple(min(max(value / limit, 0.0), 1.0) for value, limit in pairs)
 
 
 @attrs.frozen
@@ -129,7 +139,7 @@ class Campaign:
         return float(found[min(len(found) - 1, int(q * len(found)))]) if found else None
 
     def over_time(self, field: str, q: float) -> list[float]:
-        """A quantile over all runs of ``shares`` or ``evidence`` at each health check."""
+        """A quantile over all runs of ``shares``, ``evidence`` or ``harm`` at each health check."""
         length = max(len(run.shares) for run in self.runs)
         rows = []
         for run in self.runs:
@@ -153,6 +163,13 @@ class Simulation:
     harmful: Campaign | None
     events: int
     notes: tuple[str, ...] = ()
+
+    @property
+    def betting(self) -> bool:
+        """Is the evidence an e-value, with one threshold throughout? Others' limits are small, or move."""
+        campaigns = [each for each in (self.harmless, self.harmful) if each is not None]
+        limits = {limit for each in campaigns for run in each.runs for limit in run.limits[1:]}
+        return self.threshold >= 20.0 and limits <= {self.threshold}
 
     @property
     def false_rollbacks(self) -> tuple[float, float, float]:
@@ -248,7 +265,7 @@ def simulate(
     return Simulation(
         world,
         stage.unit,
-        1.0 / config.canary.alpha,
+        campaigns[0].runs[0].limits[-1],
         campaigns[0],
         campaigns[1] if worse else None,
         events,
@@ -415,6 +432,7 @@ class _Stage:
         if world.canary_latency_ms is not None and success != self.success:
             slower = world.canary_latency_ms / world.latency_ms
         shares, evidence = [rollout.ppm / MILLION], [1.0]
+        limits = [rollout.evidence.threshold]
         events = 0
         now = self.interval
         end = world.hours * 3600.0
@@ -444,6 +462,7 @@ class _Stage:
                 self._step(rollout, check, now)
             shares.append(_served(rollout))
             evidence.append(rollout.evidence.e_value)
+            limits.append(rollout.evidence.threshold)
             if not rollout.ended:
                 now += self.interval
         found = rollout.evidence
@@ -456,6 +475,7 @@ class _Stage:
             events,
             tuple(shares),
             tuple(evidence),
+            tuple(limits),
         )
 
     def _rollout(self, baseline: dict[str, Any], seed: int) -> Rollout:

@@ -181,7 +181,8 @@ def _page(found: Simulation, policy: str, config: Config) -> str:
     for campaign, colour, name in campaigns:
         length = max(len(run.shares) for run in campaign.runs)
         at = [k * campaign.interval for k in range(length)]
-        for lines, field in ((shares, "shares"), (evidence, "evidence")):
+        harm = "evidence" if found.betting else "harm"
+        for lines, field in ((shares, "shares"), (evidence, harm)):
             low, middle, high = (campaign.over_time(field, q) for q in (0.1, 0.5, 0.9))
             lines.append(Line(name, at, middle, colour, low, high))
     return page(
@@ -195,6 +196,12 @@ def _page(found: Simulation, policy: str, config: Config) -> str:
             evidence,
             [Mark(found.threshold, "rollback")],
             log=True,
+        )
+        if found.betting
+        else chart(
+            "median share of the statistic that rolls back; the band holds 80 % of the rollouts",
+            evidence,
+            [Mark(1.0, "rollback")],
         ),
         "".join(f"<p>{escape(note)}</p>" for note in found.notes),
         facts(
