@@ -434,6 +434,82 @@ def test_rotating_may_die_at_any_call(opened, keys, after, stride):
     assert seen == {"old", "new"}
 
 
+PROGRAM = """
+import os, signal, sys
+from xenolect import EmergenceManager
+
+place, fail_at = sys.argv[1], int(sys.argv[2])
+keys = {"env": "SECOND_KEY", "old": [{"env": "FIRST_KEY"}]}
+manager = EmergenceManager.open(place, cipher={"use": "aes-gcm", "keys": keys}, process=False)
+calls = 0
+
+def dying(inner):
+    def call(*arguments, **keywords):
+        global calls
+        calls += 1
+        if calls == fail_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return inner(*arguments, **keywords)
+    return call
+
+for owner, names in ((os, ["link", "unlink", "fsync", "fdatasync"]), (manager._runtime.index, ["commit"])):
+    for name in names:
+        setattr(owner, name, dying(getattr(owner, name)))
+manager.keys.rotate()
+print(calls)
+manager.close()
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_rotating_survives_kill_9_at_every_durable_step(opened, keys, tmp_path):
+    """A process of its own on a disk of its own, killed before each link, unlink, fsync and commit: all
+    old or all new, and the next run finishes."""
+    import shutil
+    import subprocess
+    import sys
+
+    served(opened, tmp_path / "s")
+    seen = set()
+    for fail_at in range(1, 200):
+        place = tmp_path / str(fail_at)
+        shutil.copytree(tmp_path / "s", place)
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM, str(place), str(fail_at)],
+            capture_output=True,
+            text=True,
+        )
+        if done.returncode == 0:
+            assert int(done.stdout) < fail_at
+            break
+        assert done.returncode == -9, done.stderr
+        works = set()
+        for which, settings in (("old", OLD), ("new", NEW)):
+            manager = opened(place, **settings)
+            try:
+                works |= {which} if manager.states.get("v") == SECRET * 2 else set()
+            except ConfigError:
+                pass
+            manager.close()
+        assert len(works) == 1
+        seen |= works
+        again = opened(place, **BOTH)
+        again.keys.rotate()
+        names = key_objects(again)
+        again.close()
+        after = opened(place, **NEW)
+        assert len(names) == len(after.keys.list()) == 4
+        assert after.states.get("v") == SECRET * 2
+        assert after.states.verify().ok
+        after.close()
+        shutil.rmtree(place)
+    else:
+        pytest.fail("the scenario never ends")
+    assert fail_at > 20
+    assert seen == {"old", "new"}
+
+
 # -- new data keys ------------------------------------------------------------------------------------
 
 
@@ -722,6 +798,31 @@ def test_trouble_with_keys_is_no_damage_of_states(opened, keys, tmp_path, troubl
     again = opened(tmp_path / "s", **OLD)
     assert again.states.get("v") == SECRET
     assert again.states.verify().ok
+
+
+@pytest.mark.parametrize("trouble", ["lost", "changed"])
+def test_keys_come_back_from_a_replica(opened, keys, tmp_path, trouble):
+    """A good copy in the replica, and only a good one, is put in the place of the key; then what was
+    hidden behind it is looked at too."""
+    import shutil
+
+    served(opened, tmp_path / "s")
+    shutil.copytree(tmp_path / "s" / "keys", tmp_path / "r" / "keys")
+    paths = sorted((tmp_path / "s" / "keys").iterdir())
+    (tmp_path / "r" / "keys" / paths[0].name).write_bytes(b"{}")
+    for path in paths:
+        path.unlink() if trouble == "lost" else path.write_bytes(path.read_bytes()[:-9])
+    manager = opened(tmp_path / "s", state={"replica": str(tmp_path / "r")}, **OLD)
+
+    plan = manager.states.repair(dry_run=True)
+    good = {f"keys/{path.name}" for path in paths[1:]}
+    assert good <= set(plan.rewritten)
+    assert trouble == "changed" or not list((tmp_path / "s" / "keys").iterdir())
+    assert good <= set(manager.states.repair().rewritten)
+    (tmp_path / "s" / "keys").joinpath(paths[0].name).unlink(missing_ok=True)
+    left = {problem.key for problem in manager.states.verify().problems}
+    assert f"keys/{paths[0].name}" in left
+    assert not left & good
 
 
 def test_every_changed_byte_of_a_kept_key_is_named(opened, keys, tmp_path):

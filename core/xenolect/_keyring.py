@@ -243,7 +243,10 @@ class Keyring:
 
     def read(self, name: str) -> Wrapped:
         """What lies under a name of ``keys/``; NotFoundError, CorruptError."""
-        data = self._door.chunks.get(name)
+        return self.parsed(name, self._door.chunks.get(name))
+
+    def parsed(self, name: str, data: bytes) -> Wrapped:
+        """A key's bytes as what they are kept under a name for; CorruptError."""
         try:
             document = json.loads(data)
             if canonical(document).encode() != data:

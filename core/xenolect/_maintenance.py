@@ -11,6 +11,7 @@ from xenolect._repair import Repair
 if TYPE_CHECKING:
     from datetime import timedelta
 
+    from xenolect._state_cache import Cache
     from xenolect._state_mirrors import Mirrors
     from xenolect._state_objects import Objects
     from xenolect._state_versions import Versions
@@ -34,6 +35,7 @@ class Maintenance:
     _upkeep: Upkeep
     _workers: Workers
     _mirrors: Mirrors
+    _cache: Cache
     _enter: Callable[[Any], str]
     _done: Callable[[StateRef], StateRef]
 
@@ -92,8 +94,10 @@ class Maintenance:
         return self._done(ref)
 
     def forget(self, variant_id: str) -> None:
-        """The objects of a variant are gone, its mirror too; none is written before it has a new state."""
+        """The objects of a variant are gone, its mirror too; none is written before it has a new state,
+        and none of its states is kept in memory."""
         self._mirrors.forget(variant_id)
+        self._cache.clear(variant_id)
 
     # -- for operators and the background ---------------------------------------------------------
 

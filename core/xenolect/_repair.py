@@ -13,7 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xenolect._codec import moment, state_ref_from_json
-from xenolect._keyring import of_keys
+from xenolect._keyring import FOLDER, of_keys
 from xenolect._manifest import FORMAT, Content, Entry, Link, Manifest, root_of
 from xenolect._state_copies import Copies
 from xenolect._state_versions import Draft, Fenced, Head, Moved, link_of
@@ -74,6 +74,7 @@ class Repair:
         self, variant_id: str | None, dry_run: bool, progress: Progress, workers: Workers
     ) -> Repaired:
         """Verify, heal what can be, give up what can not, note what stays damaged."""
+        keys_back = self._keys_back(dry_run)  # without them nothing else can be looked at
         report = self._upkeep.verify(variant_id, True, progress, workers)
         problems = [*report.problems, *report.known]
         mirrors: list[Mirror] = [
@@ -92,15 +93,34 @@ class Repair:
             known = self._known_copies(bad)
             for owner in sorted(self._owners(variant_id)):
                 self._mend(owner, bad, known, dry_run, healed, lost)
+        rewritten[:0] = keys_back
         broken = [
             p
             for p in problems
-            if p.variant_id and not any(mirror.holds(p.key) for mirror in mirrors)
+            if p.variant_id
+            and not p.key.startswith(FOLDER)
+            and not any(mirror.holds(p.key) for mirror in mirrors)
         ]
         if not dry_run:
             self._note(broken, healed)
         keys = tuple(sorted({p.key for p in broken}))
         return Repaired(report.checked, tuple(healed), tuple(lost), tuple(rewritten), keys, dry_run)
+
+    def _keys_back(self, dry_run: bool) -> list[str]:
+        """Wrapped keys that were lost or changed, from where else there is a good copy."""
+        ring, found = self._objects.keys, []
+        for name, _, _ in ring.broken():
+            for other in self._others:
+                try:
+                    data = other.chunks.get(name)
+                    ring.unwrap(ring.parsed(name, data))
+                except EmergenceError:
+                    continue
+                if not dry_run:
+                    self._door.chunks.put(name, data, if_absent=False)
+                found.append(name)
+                break
+        return found
 
     def _owners(self, variant_id: str | None) -> set[str]:
         return {
