@@ -108,16 +108,17 @@ class Plain:
             mass = kappa + len(mine)
         utility["latency"] = 1 / (1 + math.exp(middle + doubt * 0.6 / math.sqrt(mass) - zero))
 
+        utility |= {"resource": 0.5, "throughput": 0.5}
         used = [(r.usage, r.count) for r in records if r.usage is not None]
-        mass = 5.0 + sum(count for _, count in used)
-        mean = (5.0 * 0.5 + math.fsum(u * c for u, c in used)) / mass
-        utility["resource"] = max(0.0, 1.0 - mean - doubt * 0.5 / math.sqrt(mass))
-
+        if used:
+            mass = 5.0 + sum(count for _, count in used)
+            mean = (5.0 * 0.5 + math.fsum(u * c for u, c in used)) / mass
+            utility["resource"] = max(0.0, 1.0 - mean - doubt * 0.5 / math.sqrt(mass))
         rates = [(r.throughput, r.count) for r in records if r.throughput is not None]
-        mass = 5.0 + sum(count for _, count in rates)
-        mean = (5.0 * 100.0 + math.fsum(t * c for t, c in rates)) / mass
-        wide = 0.15 / math.sqrt(mass) if rates else 0.5 / math.sqrt(5.0)
-        utility["throughput"] = max(0.0, mean / (mean + 100.0) - doubt * wide)
+        if rates:
+            mass = 5.0 + sum(count for _, count in rates)
+            mean = (5.0 * 100.0 + math.fsum(t * c for t, c in rates)) / mass
+            utility["throughput"] = max(0.0, mean / (mean + 100.0) - doubt * 0.15 / math.sqrt(mass))
         return math.fsum(w * utility[name] for name, w in self.weights(preferences).items())
 
     @staticmethod

@@ -20,15 +20,15 @@ from xenolect._structure import Profile, Structure
 from xenolect._tracks import Track
 from xenolect.interfaces import LiveScorer, Scorer
 from xenolect.model import Agent, Candidate, ProtocolVariant
-from xenolect.tallies import Binding, Custom, Estimate
+from xenolect.tallies import Binding, Custom
 
 __all__ = ["Cell", "Scores", "Vector"]
 
 log = logging.getLogger("xenolect.performance")
 LATE = 0.5  # seconds a batch column may be out of date before the background asks for it again
 
-Cell = tuple[int, float, float, float]
-"""(version of the track, low, mean, deviation): one object, so it is swapped whole."""
+Cell = tuple[int, float]
+"""(version of the track, score): one object, so it is swapped whole."""
 
 
 class _Column:
@@ -52,6 +52,7 @@ class Vector:
         "_profile",
         "_scores",
         "_structure",
+        "_terms",
         "batch",
         "bindings",
         "broken",
@@ -92,15 +93,32 @@ class Vector:
         version = track.version  # before the data: what moves meanwhile is seen next time
         variant = self._structure.variants[row]
         try:
-            estimate = self.estimate(variant, track, row)
-            if not -1e-9 <= estimate[0] <= 1.0 + 1e-9 or not estimate[2] >= 0.0:
-                raise ValueError(f"{estimate} is no estimate of numbers in [0, 1]")
+            score = self.estimate(variant, track, row, None)
+            if not -1e-9 <= score <= 1.0 + 1e-9:
+                raise ValueError(f"{score} is not in [0, 1]")
         except Exception as error:
             self._leave_out(variant, track, error)
-            estimate = self.estimate(variant, track, row)
-        cell = (version, *estimate)
+            score = self.estimate(variant, track, row, None)
+        cell = (version, score)
         self.cells[row] = cell
         return cell
+
+    def belief(self, row: int) -> tuple[float, float]:
+        """Mean and standard deviation of one variant's score; those of its parts add in squares."""
+        track, variant = self._structure.tracks[row], self._structure.variants[row]
+        tally = track.tally
+        own = track.own(self._group) if self._group else ()
+        reference = self._structure.reference
+        mean = spread = 0.0
+        for share, binding, column in zip(self.shares, self.bindings, self.columns, strict=True):
+            if share and binding is not None:
+                middle = binding.rate(variant, tally, own, reference, 0.0)
+                mean += share * middle
+                under = binding.rate(variant, tally, own, reference, 1.0)
+                spread += (share * (middle - under)) ** 2
+            elif share and column is not None:
+                mean += share * column[row]
+        return mean, math.sqrt(spread)
 
     def _leave_out(self, variant: ProtocolVariant, track: Track, error: Exception) -> None:
         """Find the live scorers at fault, and do without them until the next refresh."""
@@ -111,7 +129,8 @@ class Vector:
                 continue
             try:
                 fine = all(
-                    0.0 <= x <= 1.0 for x in binding.rate(variant, track.tally, own, reference)
+                    0.0 <= binding.rate(variant, track.tally, own, reference, doubt) <= 1.0
+                    for doubt in (None, 0.0, 1.0)
                 )
             except Exception:
                 fine = False
@@ -121,24 +140,20 @@ class Vector:
         self._weigh()
         self._structure.feed.restart()
 
-    def estimate(self, variant: ProtocolVariant, track: Track, row: int) -> Estimate:
-        """The weighted estimate; deviations of independent parts add in squares."""
+    def estimate(
+        self, variant: ProtocolVariant, track: Track, row: int, doubt: float | None
+    ) -> float:
+        """The weighted score."""
         tally = track.tally
         own = track.own(self._group) if self._group else ()
         reference = self._structure.reference
-        low = mean = spread = 0.0
-        for share, binding, column in zip(self.shares, self.bindings, self.columns, strict=True):
-            if not share:
-                continue
-            if binding is not None:
-                a, b, c = binding.rate(variant, tally, own, reference)
-                low += share * a
-                mean += share * b
-                spread += (share * c) ** 2
+        score = 0.0
+        for share, rate, column in self._terms:
+            if rate is not None:
+                score += share * rate(variant, tally, own, reference, doubt)
             elif column is not None:
-                low += share * column[row]
-                mean += share * column[row]
-        return low, mean, math.sqrt(spread)
+                score += share * column[row]
+        return score
 
     @property
     def dirty(self) -> bool:
@@ -177,6 +192,11 @@ class Vector:
         mass = math.fsum(weights) or 1.0
         self.shares = [weight / mass for weight in weights]
         self.degraded = not all(usable)
+        self._terms = [
+            (share, None if binding is None else binding.rate, column)
+            for share, binding, column in zip(self.shares, self.bindings, self.columns, strict=True)
+            if share
+        ]
         self.cells = [None] * len(self._structure.variants)
 
     def forget(self) -> None:
@@ -271,7 +291,9 @@ class Scores:
                 for variant in variants:
                     track = performance.track(variant.id)
                     own = track.own(group) if group else ()
-                    answer.append(binding.rate(variant, track.tally, own, structure.reference)[0])
+                    answer.append(
+                        binding.rate(variant, track.tally, own, structure.reference, None)
+                    )
             else:
                 if candidates is None:
                     candidates = self.candidates(variants, structure)

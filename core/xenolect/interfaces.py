@@ -308,7 +308,7 @@ class LiveScorer(Protocol):
     def bind(self, agent: Agent, custom: Custom) -> Binding:
         """Ready for agents like this one; ``custom``: declared metrics with the values worth 0 and 1.
 
-        The binding rates one variant from its sums: an estimate whose numbers are in [0, 1].
+        The binding rates one variant from its sums: a number in [0, 1].
         """
         ...
 

@@ -13,7 +13,7 @@ import attrs
 
 from xenolect.model import ProtocolVariant
 
-__all__ = ["Binding", "Custom", "Estimate", "Own", "Rate", "Tally"]
+__all__ = ["Binding", "Custom", "Own", "Rate", "Tally"]
 
 
 class Tally:
@@ -48,14 +48,14 @@ class Tally:
             slot[1] *= factor
 
 
-Estimate: TypeAlias = tuple[float, float, float]
-"""``(low, mean, deviation)``: the score to choose by, and its distribution for exploring."""
-
 Own: TypeAlias = Sequence[float]
 """``(count, failures, latencies, latency_logs)`` of the agent's class, () for none."""
 
-Rate: TypeAlias = Callable[[ProtocolVariant, Tally, Own, float | None], Estimate]
-"""variant, its tally, its class's, the reference latency in ms (None: not known) -> an estimate."""
+Rate: TypeAlias = Callable[[ProtocolVariant, Tally, Own, float | None, float | None], float]
+"""variant, its tally, its class's, the reference latency in ms (None: not known), doubt -> in [0, 1].
+
+``doubt``: how many standard deviations under the mean; None for the scorer's own choice of them. With 0
+and 1 it tells the mean and the deviation, to explore by."""
 
 
 @attrs.frozen

@@ -5,6 +5,8 @@ variant never changes the order of the others. No history is a prior mean, neith
 one variant alone, so the engine has it rate only those whose counters moved.
 """
 
+# ruff: noqa: FURB136  (a conditional is 60 ns cheaper than min, six times per rating of 1.6 us)
+
 from __future__ import annotations
 
 import math
@@ -16,7 +18,7 @@ from xenolect.hookspecs import Offer, hookimpl, offer
 from xenolect.interfaces import Scorer
 from xenolect.model import Agent, Candidate, ProtocolVariant
 from xenolect.predicates import lookup, refuses
-from xenolect.tallies import Binding, Custom, Estimate, Own, Tally
+from xenolect.tallies import Binding, Custom, Own, Tally
 
 __all__ = ["Compatibility", "PerformanceScore", "StabilityScore"]
 
@@ -51,7 +53,7 @@ def counted(candidate: Candidate) -> Tally:
 
 def each(binding: Binding, candidates: Sequence[Candidate]) -> list[float]:
     """The scores of a batch, one variant after the other."""
-    return [binding.rate(c.variant, counted(c), (), c.reference_ms)[0] for c in candidates]
+    return [binding.rate(c.variant, counted(c), (), c.reference_ms, None) for c in candidates]
 
 
 @attrs.frozen
@@ -81,57 +83,48 @@ class PerformanceScore:
         success = weights["success"]
         latency = weights.get("latency", 0.0)
         rest = tuple((n, MEASURED.get(n, f"custom.{n}"), w) for n, w in items if n not in FIRST)
-        unknown = 0.5 / math.sqrt(self.mass)
         prior, mass, trial = self.prior, self.mass, self.trial
         neutral = self.latency_reference_ms
         sqrt, exp, log = math.sqrt, math.exp, math.log
 
         def rate(
-            variant: ProtocolVariant, tally: Tally, own: Own, reference: float | None
-        ) -> Estimate:
+            variant: ProtocolVariant,
+            tally: Tally,
+            own: Own,
+            reference: float | None,
+            doubt: float | None,
+        ) -> float:
             count = tally.count
-            failures = min(tally.failures, count)
+            failures = tally.failures if tally.failures < count else count
             total = mass + count
             a = mass * prior + count - failures
-            b = total - a
-            seen = count
+            if doubt is None:
+                doubt = count / (count + trial)
             if own:
-                pull = min(POOLED, total)
-                seen = own[0]
-                failed = min(own[1], seen)
-                a = pull * a / total + seen - failed
+                pull = total if total < POOLED else POOLED
+                seen, failed = own[0], own[1]
+                a = pull * a / total + seen - (failed if failed < seen else seen)
                 total = pull + seen
-                b = total - a
             mean = a / total
-            deviation = sqrt(max(0.0, a * b) / (total * total * (total + 1.0)))
-            doubt = count / (count + trial) if count else 0.0
-            low = success * max(0.0, mean - doubt * deviation)
-            mean *= success
-            spread = (success * deviation) ** 2
+            under = mean - doubt * sqrt(mean * (1.0 - mean) / (total + 1.0)) if doubt else mean
+            value = success * under if under > 0.0 else 0.0
             if latency:
                 base = log(reference or neutral)
                 observed = tally.latencies + mass
                 middle = (mass * base + tally.latency_logs) / observed
                 if own:
-                    pull = min(POOLED, observed)
+                    pull = observed if observed < POOLED else POOLED
                     observed = pull + own[2]
                     middle = (pull * middle + own[3]) / observed
-                middle -= base
-                wide = SPREAD / sqrt(observed)
-                at = latency / (1.0 + exp(min(middle, 700.0)))
-                under = latency / (1.0 + exp(min(middle + wide, 700.0)))
-                mean += at
-                spread += (at - under) ** 2
-                low += latency / (1.0 + exp(min(middle + doubt * wide, 700.0)))
+                middle += doubt * SPREAD / sqrt(observed) - base
+                value += latency / (1.0 + exp(middle if middle < 700.0 else 700.0))
             sums = tally.sums
             for name, measured, weight in rest:
-                value, wide = 0.5, unknown
                 if measured in sums:
-                    value, wide = self._other(name, sums[measured], custom)
-                mean += weight * value
-                spread += (weight * wide) ** 2
-                low += weight * max(0.0, value - doubt * wide)
-            return min(1.0, low), min(1.0, mean), sqrt(spread)
+                    value += weight * self._other(name, sums[measured], custom, doubt)
+                else:
+                    value += weight * 0.5
+            return value if value < 1.0 else 1.0
 
         key = (items, tuple(sorted(custom.items())))
         return Binding(rate, key, by_class=True)
@@ -155,19 +148,18 @@ class PerformanceScore:
             **{name: (1.0 - success) * weight / mass for name, weight in rest.items()},
         }
 
-    def _other(self, name: str, slot: Sequence[float], custom: Custom) -> tuple[float, float]:
-        """Utility and deviation of a metric that is a mean over operations."""
+    def _other(self, name: str, slot: Sequence[float], custom: Custom, doubt: float) -> float:
+        """The utility of a metric that is a mean over operations, ``doubt`` deviations under it."""
         total, weight = slot
         observed = self.mass + weight
         if name == "throughput":
             zero = self.throughput_reference
             mean = (self.mass * zero + total) / observed
-            return mean / (mean + zero), 0.5 * SPREAD * 0.5 / math.sqrt(observed)
+            return max(0.0, mean / (mean + zero) - doubt * SPREAD * 0.25 / math.sqrt(observed))
         worst, best = (1.0, 0.0) if name == "resource" else custom[name]
-        middle = (worst + best) / 2.0
-        mean = (self.mass * middle + total) / observed
-        value = min(1.0, max(0.0, (mean - worst) / (best - worst)))
-        return value, 0.5 / math.sqrt(observed)
+        mean = (self.mass * (worst + best) / 2.0 + total) / observed
+        value = min(1.0, (mean - worst) / (best - worst))
+        return max(0.0, value - doubt * 0.5 / math.sqrt(observed))
 
 
 @attrs.frozen
@@ -186,13 +178,16 @@ class Compatibility:
     def bind(self, agent: Agent, custom: Custom) -> Binding:
         """Ready for one agent; without the graded part all agents share."""
         if not self.optional_weight:
-            return Binding(lambda variant, tally, own, reference: (1.0, 1.0, 0.0))
+            return Binding(lambda variant, tally, own, reference, doubt: 1.0)
 
         def rate(
-            variant: ProtocolVariant, tally: Tally, own: Own, reference: float | None
-        ) -> Estimate:
-            value = 1.0 - self.optional_weight * self._missing(variant, agent)
-            return value, value, 0.0
+            variant: ProtocolVariant,
+            tally: Tally,
+            own: Own,
+            reference: float | None,
+            doubt: float | None,
+        ) -> float:
+            return 1.0 - self.optional_weight * self._missing(variant, agent)
 
         return Binding(rate, None)
 
@@ -227,15 +222,21 @@ class StabilityScore:
         """Ready for any agent."""
         weight = self.fail_weight
         mean, deviation = beta(1.0, 1.0)
-        nothing = mean - deviation, mean, deviation
+        nothing = mean - deviation
 
         def rate(
-            variant: ProtocolVariant, tally: Tally, own: Own, reference: float | None
-        ) -> Estimate:
-            if not tally.passed and not tally.failed:
-                return nothing
+            variant: ProtocolVariant,
+            tally: Tally,
+            own: Own,
+            reference: float | None,
+            doubt: float | None,
+        ) -> float:
+            if doubt is None:
+                if not tally.passed and not tally.failed:
+                    return nothing
+                doubt = 1.0
             mean, deviation = beta(1.0 + tally.passed, 1.0 + tally.failed * weight)
-            return max(0.0, mean - deviation), mean, deviation
+            return max(0.0, mean - doubt * deviation)
 
         return Binding(rate)
 
