@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from xenolect._bench import breakers, durable, measuring, selection, states
+from xenolect._bench import breakers, durable, measuring, selection, states, transitions
 from xenolect._bench.rows import FULL, Group, Plan, Progress, Row
 
 __all__ = ["FULL", "GROUPS", "Plan", "Row", "run"]
@@ -20,6 +20,7 @@ GROUPS: dict[str, Group] = {
     "measuring": measuring.rows,
     "breakers": breakers.rows,
     "durable": durable.rows,
+    "transitions": transitions.rows,
     "states": states.rows,
 }
 

@@ -6,12 +6,11 @@ import hashlib
 import os
 import sqlite3
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from xenolect._bench.rows import Plan, Progress, Row, wall
 from xenolect.manager import EmergenceManager
-from xenolect.model import AgentContext
 
 __all__ = ["rows"]
 
@@ -58,19 +57,4 @@ def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
                 wall(write, 20),
                 "SHA-256, write, fdatasync, SQLite commit",
             )
-            manager.variants.activate("x")
-            manager.agents.register_many([(f"a{i}", AgentContext()) for i in range(30)])
-            rollback = _rollbacks(manager)
-            yield Row("rollback, durable", wall(rollback, 20), wall(insert, 50), "SQLite WAL FULL")
         plain.close()
-
-
-def _rollbacks(manager: EmergenceManager) -> Callable[[], object]:
-    ready = []
-    for i in range(20):
-        canary = manager.variants.propose(f"c{i}", {"i": i}, id=f"c{i}")
-        manager.states.put(canary, {"window": i})
-        manager.canaries.start(canary)
-        manager.states.put(canary, {"window": -i})
-        ready.append(canary)
-    return lambda: manager.rollback(ready.pop(), reason="bench")

@@ -12,10 +12,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from xenolect._bench import floors, rivals
 from xenolect._bench.rows import MIB, Plan, Progress, Row
+from xenolect._state_reader import StateReader
 from xenolect.manager import EmergenceManager
 from xenolect.units import format_bytes
 
@@ -50,6 +51,7 @@ def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
                 manager.variants.propose(each, {}, id=each)
             yield from _saving(manager, place, plan, progress)
             yield from _reading(manager, plan, progress)
+            yield from _again(manager, plan, progress)
             yield from _changing(manager, place, plan, progress)
 
 
@@ -126,6 +128,26 @@ def _reading(manager: EmergenceManager, plan: Plan, progress: Progress) -> Itera
         )
         what = "zstd decompression on two threads"
         yield Row(f"read {said} of JSON text, {verify}", ours, floor, what, at_least=least)
+
+
+def _again(manager: EmergenceManager, plan: Plan, progress: Progress) -> Iterator[Row]:
+    size = min(plan.size, 64 * MIB)
+    said = format_bytes(size)
+    progress(f"read {said} again")
+    manager.states.put("cached", floors.incompressible(size))
+    manager.states.get("cached")
+
+    def view() -> None:
+        with manager.states.open("cached") as reader:
+            cast("StateReader", reader.raw).getbuffer()
+
+    target, kept = memoryview(bytearray(MIB)), memoryview(bytes(MIB))
+
+    def copy() -> None:
+        target[:] = kept
+
+    ours, floor = turns(view, copy, 200, statistics.median)
+    yield Row(f"open {said} from the cache", ours, floor, "a copy of 1 MiB", within=100)
 
 
 def _changing(
