@@ -232,6 +232,8 @@ def test_every_name_is_there() -> None:
 def test_states_migrate_when_they_are_read(manager: EmergenceManager) -> None:
     """What was written as v1 comes back as v2; what is stored stays."""
     variant_id = manager.propose_variant(CHANGES)
-    manager.inner.states.put(variant_id, {"schema": "v1", "sessions": 3})
-    manager.register_state_migration("v1", "v2", lambda old: {**old, "schema": "v2"})
-    assert manager.inner.states.get(variant_id) == {"schema": "v2", "sessions": 3}
+    manager.inner.states.put(variant_id, {"sessions": 3})
+    manager.register_state_migration("v1", "v2", lambda old: {**old, "dialect": "plain"})
+    assert manager.inner.states.get(variant_id) == {"sessions": 3, "dialect": "plain"}
+    with pytest.raises(InvalidError, match="is v1, v2 and so on, got 'beta'"):
+        manager.register_state_migration("v1", "beta", lambda old: old)

@@ -294,10 +294,17 @@ class EmergenceManager:
         self._select = selector
 
     def register_state_migration(
-        self, from_version: str, to_version: str, migrate: Callable[[Any], Any]
+        self,
+        from_version: str | int,
+        to_version: str | int,
+        migrate: Callable[[Any], Any],
+        protocol: str = "default",
     ) -> None:
-        """Migrate states written as ``from_version`` when they are read."""
-        self.inner.states.register_state_migration(from_version, to_version, migrate)
+        """Migrate states of a protocol when they are read: from "v1" to "v2". A state has the newest
+        version that a known migration led to when it was put, and v1 where there was none."""
+        self.inner.states.register_migration(
+            protocol, _number(from_version), _number(to_version), migrate
+        )
 
     # -- safeguards ---------------------------------------------------------------------------------
 
@@ -441,6 +448,13 @@ def _described(changes: Any) -> str:
     """What a variant changes, for one that says nothing of itself."""
     names = ", ".join(map(str, changes)) if isinstance(changes, Mapping) else ""
     return f"changes {names}" if names else "changes nothing"
+
+
+def _number(version: str | int) -> int:
+    text = str(version).removeprefix("v")
+    if not text.isdecimal() or int(text) < 1:
+        raise InvalidError(f"a state's version is v1, v2 and so on, got {version!r}")
+    return int(text)
 
 
 def _log(config: EmergenceConfig) -> None:
