@@ -332,10 +332,29 @@ class Canaries:
             return (
                 rollout is not None
                 and unit is not None
-                and (rollout.inside(unit) and self._eligible(rollout, agent_id))
+                and rollout.inside(unit)
+                and self._eligible(rollout, agent_id)
+                and not self._taken(rollout, agent_id, session)
             )
         profile = self._selector.known(agent_id)
         return profile is not None and self._runtime.refuses(variant, profile.context) is None
+
+    def _taken(self, rollout: Rollout, agent_id: str, session: str | None) -> bool:
+        """Is the unit served the canary of a rollout that began earlier?"""
+        for other in self._of(rollout.document["protocol"]):
+            if other is rollout:
+                break
+            unit = other.unit(agent_id, session)
+            if (
+                unit is not None
+                and other.control_id == rollout.control_id
+                and other.ppm
+                and other.inside(unit)
+                and not self._breakers.is_shut(other.variant_id)
+                and self._eligible(other, agent_id)
+            ):
+                return True
+        return False
 
     def _prove(self, rollout: Rollout, evidence: Evidence, *, local: bool) -> None:
         """Harm is proved: shut the variant at once, commit right after."""
@@ -614,6 +633,8 @@ class Canaries:
                 f"the rollout of {current.id!r} assigns sessions; pass session= to routes()"
             )
         if rollout.ppm == 0 or not rollout.inside(unit):
+            return False
+        if self._taken(rollout, agent_id, session):
             return False
         profile = self._selector.known(agent_id)
         return profile is None or self._runtime.refuses(current, profile.context) is None

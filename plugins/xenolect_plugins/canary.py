@@ -100,12 +100,13 @@ class Canary:
             return self._inconclusive(state, now)
         if problem:
             return self._hold(state, problem, now)
+        passed = check.verdict == Verdict.PROMOTE and check.sampled and check.clean
         if state.state == C.HOLD:
-            waits = check.verdict != Verdict.PROMOTE and self.on_inconclusive == "hold"
-            if waits and now - state.started >= self.max_duration:
-                return self._inconclusive(state, now)  # ramping again would alert again and again
+            late = now - state.started >= self.max_duration
+            if late and not passed and self.on_inconclusive == "hold":
+                return state, None, ()  # ramping again would alert again and again
             return self._again(state)
-        if check.verdict == Verdict.PROMOTE and check.sampled and check.clean:
+        if passed:
             return self._up(state, 2 if self.adaptive and check.strong else 1)
         waiting = (
             "more operations or units are needed at this level"
