@@ -12,7 +12,14 @@ import pytest
 from click.testing import CliRunner
 from tests.worker import Worker
 
-from xenolect import AgentContext, ConflictError, CorruptError, NotFoundError, VariantStatus
+from xenolect import (
+    AgentContext,
+    ConfigError,
+    ConflictError,
+    CorruptError,
+    NotFoundError,
+    VariantStatus,
+)
 from xenolect import open as open_manager
 from xenolect._journal_objects import JournalObjects, Segment
 from xenolect._reindex import rebuild
@@ -103,6 +110,40 @@ def test_a_lost_index_is_rebuilt_as_it_was(store):
         assert manager.decisions.verify().ok
     again = rebuild(load(store))
     assert (again.source, again.mirrors) == ("index", ())
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_a_lost_store_file_comes_back_as_it_was(store, both):
+    """The index or, with the index lost too, the mirror knows the store's id."""
+    before = (store / "store.json").read_bytes()
+    wanted = world(store)
+    (store / "store.json").unlink()
+    if both:
+        lose(store)
+        rebuild(load(store))
+    assert world(store) == wanted
+    assert (store / "store.json").read_bytes() == before
+
+
+def test_a_sealed_store_is_rebuilt_with_its_keys(tmp_path, monkeypatch):
+    """The journal is sealed like everything else; without the key nothing is made up."""
+    monkeypatch.setenv("A_KEY", "a1" * 32)
+    given = {"cipher": {"use": "aes-gcm", "keys": {"env": "A_KEY"}}}
+    place = tmp_path / "store"
+    with open_manager(place, background=False, **given) as manager:
+        live(manager)
+        wanted = manager._runtime.index.load()
+    lose(place)
+    with pytest.raises(ConfigError, match="is sealed with 'aes-gcm'"):
+        rebuild(load(place))
+
+    done = rebuild(load(place, **given))
+
+    assert done.lost == 0
+    with open_manager(place, background=False, **given) as manager:
+        assert manager._runtime.index.load() == wanted
+        assert manager.states.get("zstd") == {"window": 2}
+        assert manager.states.verify().ok
 
 
 def test_an_older_index_is_an_alarm_and_the_newer_one_comes_back(store, tmp_path):

@@ -23,7 +23,7 @@ from xenolect._cipher_options import cipher_options
 from xenolect._journal_objects import Chain, JournalObjects
 from xenolect._registry import Registry
 from xenolect._runtime import chunk_options, index_options, replica_of
-from xenolect._state_objects import STORE, Objects
+from xenolect._state_objects import Objects
 from xenolect.errors import ConflictError, CorruptError, EmergenceError, NotFoundError
 from xenolect.facts import GENESIS, Change, Contents, Entry, Fact, Put
 from xenolect.model import VariantStatus
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from xenolect.interfaces import ChunkStore, Cipher, Index
     from xenolect.manager import EmergenceManager
 
-__all__ = ["Reindexed", "rebuild"]
+__all__ = ["Bare", "Reindexed", "rebuild"]
 
 Progress = Callable[[int, int | None], object] | None
 
@@ -64,7 +64,7 @@ class Reindexed:
     dry_run: bool
 
 
-class _Bare:
+class Bare:
     """What sealed objects need of a manager, where none can be opened."""
 
     def __init__(self, config: Config, chunks: ChunkStore, cipher: Cipher) -> None:
@@ -117,17 +117,13 @@ def rebuild(
         cipher = registry.make(
             "cipher", config.cipher.use, cipher_options(config, registry), "cipher"
         )
-        objects = Objects(_Bare(config, chunks, cipher))  # type: ignore[arg-type]
+        objects = Objects(Bare(config, chunks, cipher))  # type: ignore[arg-type]
+        told = objects.inherited() if dry_run else None
+        if told is not None:
+            objects.assume(bytes.fromhex(told))  # without writing store.json again
         spare = replica_of(config, registry)
         journal = JournalObjects(objects, spare)
         segments, checkpoints = journal.names()
-        if segments and not _has(chunks, STORE):
-            raise CorruptError(
-                f"{STORE} is missing, and objects of it are there; put a copy back, or write it anew as "
-                f'{{"chunk_size":{config.state.chunk_size},"format":2,"id":"..."}} with the id that '
-                f"`xenolect state scavenge` shows",
-                key=STORE,
-            )
         found = _look(registry, config, force)
         chain = journal.chain()
         mirrored = chain.entries[-1].revision if chain.entries else 0
@@ -184,14 +180,6 @@ def rebuild(
         chunks.close()
     after = _after(config, plugins)
     return attrs.evolve(made, aside=aside, mirrors=after[0], restarted=after[1])
-
-
-def _has(chunks: ChunkStore, key: str) -> bool:
-    try:
-        chunks.get_range(key, 0, 1)
-    except NotFoundError:
-        return False
-    return True
 
 
 def _path(config: Config) -> Path | None:

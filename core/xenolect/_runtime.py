@@ -177,6 +177,9 @@ class Runtime:
         self._synced = 0
         self._thread: threading.Thread | None = None
         self.on_flushed: Callable[[], None] = lambda: None
+        self.drop_caches: Callable[[], object] = lambda: (
+            None
+        )  # somebody has them cleared everywhere
         self.applied: Callable[[Entry], None] = lambda _: None
         self.mirror: Callable[[], None] = lambda: None  # returns when what is committed is mirrored
         self.on_tick: Callable[[float], None] = lambda _: None
@@ -451,6 +454,8 @@ class Runtime:
     def _apply_setting(self, key: str, value: Any, version: int, at_open: bool) -> None:
         if key == "mode" and value is not None:
             self.mode = Mode(value["mode"])
+        if key == "cache" and not at_open:
+            self.drop_caches()
 
     # -- telling ----------------------------------------------------------------------------------
 

@@ -78,15 +78,15 @@ class Objects:
         if self._store is not None:
             return self._store
         known = self._door.fact("setting", "store")
-        chosen = known.value["id"] if known is not None and known.value else self._door.token(16)
-        document = {
-            "format": FORMAT,
-            "id": chosen,
-            "chunk_size": self._door.config.state.chunk_size,
-        }
         try:
             data = self._door.chunks.get(STORE)
         except NotFoundError:
+            told = known.value["id"] if known is not None and known.value else self.inherited()
+            document = {
+                "format": FORMAT,
+                "id": told or self._door.token(16),
+                "chunk_size": self._door.config.state.chunk_size,
+            }
             data = canonical(document).encode()
             try:
                 self._door.chunks.put(STORE, data)
@@ -112,6 +112,20 @@ class Objects:
             )
         self._store = store
         return store
+
+    def inherited(self) -> str | None:
+        """The id that the journal's mirror carries: ``store.json`` was lost, and the index perhaps."""
+        for key in self._door.chunks.list("journal/"):
+            try:
+                start = self._door.chunks.get_range(key, 0, _envelope.HEADER_MAX)
+                return Header.decode(start, key)[0].store.hex()
+            except (CorruptError, NotFoundError):
+                continue
+        return None
+
+    def assume(self, store: bytes) -> None:
+        """Take the store's id from elsewhere; nothing is written."""
+        self._store = store
 
     def introduce(self) -> list[Put]:
         """The change that makes the index know the store's id; none if it does."""

@@ -110,6 +110,7 @@ class EmergenceManager:
         self.states.upkeep.mirror = self._mirroring.upkeep
         self.states.replica = partial(replica_of, config, runtime.registry)
         self.states.migrations = Migrations.of(runtime.registry)
+        runtime.drop_caches = self.states.clear_cache
         self._scrubber = Scrubber(runtime, self.states)
         self.keys.reseal = partial(self._mirroring.upkeep.rebuild, dry_run=False)
 

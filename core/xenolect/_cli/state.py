@@ -9,8 +9,19 @@ from typing import Any
 import click
 
 from xenolect import errors
-from xenolect._cli.common import Output, bar, plain, say, store_command, strict_json, table
+from xenolect._cli.common import (
+    Output,
+    bar,
+    place_of,
+    plain,
+    say,
+    store_command,
+    store_options,
+    strict_json,
+    table,
+)
 from xenolect._cli.groups import Verbs
+from xenolect.config import load
 from xenolect.manager import EmergenceManager
 from xenolect.units import format_bytes
 
@@ -164,3 +175,39 @@ def repair(manager: EmergenceManager, output: Output, variant: str | None, dry_r
 
     output.show(done, text)
     return 1 if done.lost else 0
+
+
+@command.command("scavenge")
+@click.argument("folder", type=click.Path(file_okay=False))
+@click.option("--dry-run", is_flag=True, help="Only say what could be put together.")
+@store_options
+def scavenge(
+    storage: str | None, config: str | None, machine: bool, folder: str, dry_run: bool
+) -> None:
+    """Put the newest states together from the objects alone, into FOLDER; the store is only read."""
+    from xenolect._scavenge import scavenge as search
+
+    output = Output(machine)
+    try:
+        with bar("searching") as progress:
+            settings = load(place_of(storage, config))
+            done = search(settings, Path(folder), dry_run=dry_run, progress=progress)
+    except errors.EmergenceError as error:
+        raise SystemExit(output.fail(error)) from None
+
+    def text() -> None:
+        say(f"objects of store {done.store}")
+        for each in done.states:
+            holes = f", {len(each.missing)} chunks are missing" if each.missing else ""
+            say(
+                f"{each.variant_id} state {each.version}: {format_bytes(each.size)} by its "
+                f"{each.source}{holes}"
+            )
+            for doubt in each.doubts:
+                say(f"  {doubt}")
+        for gone in done.lost:
+            say(f"{gone}: lost")
+
+    output.show(done, text)
+    if done.lost:
+        raise SystemExit(1)
