@@ -197,6 +197,63 @@ def test_a_number_is_never_used_again(manager: EmergenceManager, clock: Clock) -
     assert manager.points.create(zstd).id == "zstd@3"
 
 
+def promoted_without_its_object(manager: EmergenceManager, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A promotion whose process died before it stored the promoted point's object; its key."""
+    fleet(manager)
+    _, zstd = json_and_zstd(manager)
+    manager.states.put(zstd, {"window": 1})
+    manager.canaries.start(zstd, seed=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(manager.points, "complete", lambda key: None)
+        manager.canaries.promote(zstd, force=True)
+    assert status(manager) == "active"
+    return "variants/zstd/points/00000002.json"
+
+
+def test_a_promotion_waits_for_no_object(
+    manager: EmergenceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a process dies after the commit nothing is damaged, and who needs the point writes it."""
+    key = promoted_without_its_object(manager, monkeypatch)
+    chunks = manager._runtime.chunks
+    assert key not in set(chunks.list("variants/zstd/points/"))
+    assert manager.states.verify().problems == ()
+
+    assert manager.points.verify("zstd@2").reason == "promoted"
+    assert key in set(chunks.list("variants/zstd/points/"))
+
+    manager.states.put("zstd", {"window": 2})
+    manager.rollback("zstd")
+    assert manager.states.get("zstd") == {"window": 1}
+
+
+def test_a_promotion_stores_its_point_by_the_end_of_the_call(manager: EmergenceManager) -> None:
+    """Without a thread; over what a process that died left under its name."""
+    fleet(manager)
+    _, zstd = json_and_zstd(manager)
+    manager.canaries.start(zstd, seed=1)
+    manager._runtime.chunks.put("variants/zstd/points/00000002.json", b"left behind")
+
+    manager.canaries.promote(zstd, force=True)
+
+    manager.points._read(manager._runtime.value("point", "zstd/00000002"))
+    assert manager.points.verify("zstd@2").reason == "promoted"
+
+
+def test_a_promoted_point_that_was_changed_is_still_damage(
+    manager: EmergenceManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only one that is not there is behind."""
+    key = promoted_without_its_object(manager, monkeypatch)
+    manager.points.complete("zstd/00000002")
+    manager.points.complete("zstd/00000002")
+    break_point(manager, manager.points.list("zstd")[-1])
+
+    with pytest.raises(CorruptError, match="00000002"):
+        manager.points.verify("zstd@2")
+    assert [problem.key for problem in manager.states.verify().problems] == [key]
+
+
 # -- falling back ---------------------------------------------------------------------------------
 
 

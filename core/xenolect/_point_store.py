@@ -85,9 +85,19 @@ class Kept:
         return [change, *self.prune(variant.id)]
 
     def write(
-        self, variant: ProtocolVariant, reason: str, *, pinned: bool = False, proven: bool = False
+        self,
+        variant: ProtocolVariant,
+        reason: str,
+        *,
+        pinned: bool = False,
+        proven: bool = False,
+        later: bool = False,
     ) -> tuple[RollbackPoint, Put]:
-        """Write and verify a point's manifest; the change that makes it true is not yet committed."""
+        """Write and verify a point's manifest; the change that makes it true is not yet committed.
+
+        ``later``: only the state is verified. The index has all that the object says, which
+        ``complete`` writes after the commit; making a file durable takes longer than the commit does.
+        """
         runtime = self._runtime
         if reason:
             check_name(reason, "reason")
@@ -119,20 +129,8 @@ class Kept:
             }
             content = canonical(manifest).encode()
             name = f"variants/{variant.id}/points/{sequence:08d}.json"
-            data = self._states.objects.seal(POINT, name, content, variant.id, sequence)
-            try:
-                runtime.chunks.put(name, data)
-            except DuplicateError:
-                taken = runtime.fact("point", key) is not None
-                if taken or runtime.chunks.get(name) != data:
-                    if not taken:  # an orphan of a process that died, or another process
-                        self._skip[variant.id] = sequence
-                        runtime.catch_up()
-                    continue
-            if runtime.chunks.get(name) != data:
-                raise CorruptError(
-                    f"{name} was read back different from what was written", key=name
-                )
+            if not later and not self._written(name, key, content, sequence):
+                continue
             if head and head.get("ref"):
                 self._states.check(variant.id, head["version"])
             value: dict[str, Any] = {
@@ -142,8 +140,45 @@ class Kept:
             }
             if proven:
                 value["proven"] = True
+            if later:
+                value["later"] = True
             return point, Put("point", key, value, 0)
         raise ConflictError(f"no free point number was found for variant {variant.id!r}; try again")
+
+    def _written(self, name: str, key: str, content: bytes, sequence: int) -> bool:
+        """Store a point's object and read it back; False where that number is not free."""
+        runtime = self._runtime
+        variant_id = key.rpartition("/")[0]
+        data = self._states.objects.seal(POINT, name, content, variant_id, sequence)
+        try:
+            runtime.chunks.put(name, data)
+        except DuplicateError:
+            taken = runtime.fact("point", key) is not None
+            if taken or runtime.chunks.get(name) != data:
+                if not taken:  # an orphan of a process that died, or another process
+                    self._skip[variant_id] = sequence
+                    runtime.catch_up()
+                return False
+        if runtime.chunks.get(name) != data:
+            raise CorruptError(f"{name} was read back different from what was written", key=name)
+        return True
+
+    def complete(self, key: str) -> None:
+        """Store the object of a point that was committed without it, unless it is there."""
+        value = self._runtime.value("point", key)
+        if value is None:
+            return
+        owner, _, sequence = key.rpartition("/")
+        content = canonical(value["manifest"]).encode()
+        name = value["object"]
+        data = self._states.objects.seal(POINT, name, content, owner, int(sequence))
+        try:
+            self._runtime.chunks.put(name, data)
+        except DuplicateError:
+            try:
+                self._read(value)
+            except CorruptError:  # left behind by a process that died: the number is this point's
+                self._runtime.chunks.put(name, data, if_absent=False)
 
     def _next(self, variant_id: str) -> int:
         used = list(self._by_variant.get(variant_id, ()))
@@ -228,11 +263,22 @@ class Kept:
         return point_from_json(value["manifest"]["point"])
 
     def _check(self, value: Any, *, deep: bool) -> None:
-        name = value["object"]
         try:
-            data = self._runtime.chunks.get(name)
+            self._read(value)
         except NotFoundError as cause:
-            raise CorruptError(f"{name} is missing", key=name) from cause
+            if not value.get("later"):
+                raise CorruptError(f"{value['object']} is missing", key=value["object"]) from cause
+            self.complete(value["object"].removeprefix("variants/").replace("/points/", "/")[:-5])
+            self._read(value)
+        state = value["manifest"]["state"]
+        if state is not None:
+            whole = deep or state["size"] <= DEEP
+            self._states.check(state["variant_id"], state["version"], deep=whole)
+
+    def _read(self, value: Any) -> None:
+        """Hold a point's object against the index; NotFoundError, CorruptError."""
+        name = value["object"]
+        data = self._runtime.chunks.get(name)
         owner = value["manifest"]["point"]["variant_id"]
         content = self._states.objects.unseal(POINT, name, data, owner, vouched=True)
         found = hashlib.sha256(content).hexdigest()
@@ -243,10 +289,6 @@ class Kept:
                 expected=value["sha256"],
                 found=found,
             )
-        state = value["manifest"]["state"]
-        if state is not None:
-            whole = deep or state["size"] <= DEEP
-            self._states.check(state["variant_id"], state["version"], deep=whole)
 
 
 def _id(value: Any) -> str:

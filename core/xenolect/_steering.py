@@ -181,7 +181,7 @@ class Steering:
         active = self._variants.moved(variant, S.ACTIVE)
         after = attrs.evolve(variant, status=S.ACTIVE, version=variant.version + 1)
         try:
-            _, point = self._points.write(after, "promoted", proven=True)
+            _, point = self._points.write(after, "promoted", proven=True, later=True)
         except CorruptError as error:  # what can not be kept is not promoted
             evidence = {"rule": "corrupt_state", "found": str(error)}
             reason = f"promoting it found damage: {error}"
@@ -212,6 +212,7 @@ class Steering:
 
         # on the newest facts: who is the baseline may change while the point is written
         runtime.commit_retrying(build, actor="force promote" if forced else "promote")
+        runtime.later(lambda: self._points.complete(point.key))
         runtime.tell(
             "variant.promoted",
             variant.id,
