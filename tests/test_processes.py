@@ -74,6 +74,34 @@ def test_a_rollback_reaches_the_other_process(
     assert [t - done for t in chosen if t > done + 0.5] == []
 
 
+def test_each_of_two_processes_has_one_witness(
+    tmp_path: Path, workers: Callable[..., Worker]
+) -> None:
+    """An agent of each says that the variant crashed: neither proves it alone, together they do, and
+    within 500 ms of the rollback nobody is served it in the process that did not ask for it."""
+    with EmergenceManager.open(tmp_path) as manager:
+        names = fleet(manager)
+        _, zstd = json_and_zstd(manager)
+        manager.canaries.start(zstd, initial_fraction=0.5, seed=1)
+        inside = [n for n in names if manager.canaries.routes(zstd, n)]
+        other = workers()
+        other.ask("open", path=str(tmp_path))
+
+        manager.report("zstd", inside[0], success=False, critical="crash_on_load").wait()
+        alone = manager.variants.get("zstd").status
+        time.sleep(0.5)
+        other.ask("crash", variant="zstd", agent=inside[1])
+        done = time.time()
+        chosen = []
+        while time.time() < done + 1.5:
+            chosen += [time.time() for n in inside if manager.select(n).variant.id == "zstd"]
+            time.sleep(0.005)
+
+        assert alone == VariantStatus.CANARY
+        assert manager.variants.get("zstd").status == VariantStatus.ROLLED_BACK
+        assert [t - done for t in chosen if t > done + 0.5] == []
+
+
 def test_the_verdict_uses_the_evidence_of_both(
     tmp_path: Path, workers: Callable[..., Worker]
 ) -> None:

@@ -99,6 +99,10 @@ class Inside:
             self.manager.report(variant, agent, success=success, latency_ms=5.0)
         self.manager.flush()
 
+    def crash(self, variant: str, agent: str) -> None:
+        """One agent says that the variant crashed while it was loaded."""
+        self.manager.report(variant, agent, success=False, critical="crash_on_load").wait()
+
     def status(self, variant: str) -> dict[str, Any]:
         """The variant's status and its rollout's evidence."""
         rollout = self.manager.canaries.status(variant)
