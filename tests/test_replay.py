@@ -13,7 +13,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 from click.testing import CliRunner
-from tests.fleets import fleet, json_and_zstd
+from tests.fleets import fleet, json_and_zstd, traffic
 
 from xenolect import EmergenceManager, InvalidError
 from xenolect._replay import Replay, Replayed, attempts, curve
@@ -31,26 +31,6 @@ def replayed(manager: EmergenceManager, anchor: Any = None) -> Replayed:
     """Everything recomputed."""
     manager.flush()
     return Replay(manager._runtime.index, manager._runtime.registry).run(anchor)
-
-
-def traffic(
-    manager: EmergenceManager,
-    clock: Clock,
-    names: list[str],
-    seed: int,
-    bad: float = 0.0,
-    rounds: int = 60,
-) -> None:
-    """Fleet traffic with failures of both arms, the canary's more often by ``bad``."""
-    draw = random.Random(seed)
-    for _ in range(rounds):
-        for name in names:
-            chosen = manager.select(name)
-            worse = bad if chosen.variant.id == "zstd" else 0.0
-            ok = draw.random() >= 0.01 + worse
-            manager.report(chosen, name, success=ok, latency_ms=draw.lognormvariate(2.0, 0.3))
-        clock.advance(60)
-        manager.tick()
 
 
 def story(manager: EmergenceManager, clock: Clock) -> None:

@@ -28,6 +28,7 @@ class Agents:
         draw = world.draw
         self.able = {f"agent-{i}": draw.random() < 0.8 for i in range(count)}
         self.names = sorted(self.able)
+        self.failing = 0.7  # how often a bad variant fails
         self.bad = {protocol: draw.random() < 0.5 for protocol in world.protocols}
 
     def verbs(self) -> dict[Callable[[Process], None], float]:
@@ -60,7 +61,7 @@ class Agents:
     def report(self, process: Process, selection: Selection, name: str) -> None:
         """An operation ends; a bad protocol's new variants fail seven times of ten."""
         variant, draw = selection.variant, self.world.draw
-        ok = draw.random() >= (0.7 if self.harmful(variant) else 0.02)
+        ok = draw.random() >= (self.failing if self.harmful(variant) else 0.02)
         if selection.permit is not None:
             self._returned(process, selection, ok)
         try:
@@ -106,6 +107,7 @@ class Agents:
         if selection.reason == "default":
             return selection
         variant_id, revision = selection.variant.id, manager._runtime.revision
+        world.served[variant_id] = world.served.get(variant_id, 0) + 1
         world.eye.read()
         standing = world.eye.variants[variant_id]
         status = standing.at(revision)

@@ -53,6 +53,7 @@ class SmallWorld:
         self.jumpy = self.draw.random() < 0.5  # do the clocks of processes jump?
         self.doubled = False  # was an answer lost after measurements were stored?
         self.acknowledged_operations: dict[str, int] = {}
+        self.served: dict[str, int] = {}  # how often each variant was selected
         self.perhaps: dict[str, int] = {}  # operations whose process died, or that were refused
         self.index: Any = MemoryIndex() if place is None else SqliteIndex(place / "index.db")
         self.chunks: Any = MemoryChunks() if place is None else FsspecChunks(str(place))
@@ -110,11 +111,14 @@ class SmallWorld:
     def wrong(self, text: str) -> Wrong:
         """An assertion that says where, and how to see it again."""
         last = "\n  ".join(self.log[-12:])
-        name = type(self).__name__
         return Wrong(
-            f"{name} {self.seed}, step {self.count}: {text}; before that:\n  {last}\n"
-            f"see it again: {name}({self.seed}).play({max(self.count, 1)})"
+            f"{type(self).__name__} {self.seed}, step {self.count}: {text}; before that:\n  {last}\n"
+            f"see it again: {self.call()}"
         )
+
+    def call(self) -> str:
+        """How to play up to here again."""
+        return f"{type(self).__name__}({self.seed}).play({max(self.count, 1)})"
 
     # -- moving -----------------------------------------------------------------------------------
 

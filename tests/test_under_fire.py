@@ -1,0 +1,59 @@
+"""Rollback under fire: whatever happens in the moment it is decided, it ends well."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+
+import pytest
+from tests.small_world.fire import PLOTS, UnderFire
+
+
+@pytest.fixture(autouse=True)
+def quiet() -> Iterator[None]:
+    """Hundreds of alerts are not what these tests are about."""
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+def endings(seeds: range) -> Counter[str]:
+    """How harmful variants end; the harmless are checked by the world itself."""
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        world = UnderFire(seed).play()
+        found[world.ending if world.harm else f"harmless {world.ending}"] += 1
+    return found
+
+
+def good(found: Counter[str]) -> None:
+    """Nearly all harmful ones are rolled back or in safe mode, and some harmless ones are active."""
+    out = found["rolled back"] + found["safe mode"]
+    assert found["safe mode"] > 0
+    assert found["harmless active"] > 0
+    assert found["passed by"] <= 0.1 * (out + found["passed by"])
+
+
+def test_a_hundred_rollbacks_under_fire() -> None:
+    """Twenty runs of each of five plots: never two baselines, nothing served that was taken back."""
+    good(endings(range(100)))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_thousand_rollbacks_under_fire() -> None:
+    """The same for two hundred of each plot, of other seeds."""
+    good(endings(range(1_000, 2_000)))
+
+
+@pytest.mark.parametrize("plot", PLOTS)
+def test_a_plot_happens_as_it_is_told(plot: str) -> None:
+    """The same seed is the same run, and in some runs of each plot the fuse burns down."""
+    burnt = 0
+    for seed in range(100 + PLOTS.index(plot), 120, len(PLOTS)):
+        world = UnderFire(seed).play()
+        assert world.plot == plot
+        burnt += "now" in " ".join(world.log)
+    assert burnt >= 2
+    assert UnderFire(seed).play().eye.digest == world.eye.digest
