@@ -92,7 +92,7 @@ class UnderFire(SmallWorld):
 
     def fire(self, process: Process, verb: Verb, *blows: Callable[[Process], None]) -> None:
         """Do something with a fuse burning."""
-        self.victim, self.fuse = process, self.draw.randrange(1, 40)
+        self.victim, self.fuse = process, self.draw.randrange(1, self.draw.choice((6, 15, 40)))
         self.blow = self.draw.choice(blows)
         self.struck = False
         self.act(process, verb)
