@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 from xenolect._journal_objects import JournalObjects, Segment, in_slices
@@ -76,7 +75,7 @@ class Mirroring:
         self._closed = False
         self._held = False
         self._held_until = self._tried_at = float("-inf")
-        self._flushed_at = time.monotonic()  # a batch may begin now
+        self._flushed_at = self._runtime.passing()  # a batch may begin now
         self._noticed_at = float("-inf")
         self._due = self._forced = False
 
@@ -123,7 +122,7 @@ class Mirroring:
         if os.getpid() != self._pid:
             self._renew()
         self._due = True
-        self._noticed_at = time.monotonic()
+        self._noticed_at = self._runtime.passing()
         if self._closed:
             return
         if self._runtime.background:
@@ -153,7 +152,7 @@ class Mirroring:
         """Without a thread, write what is due."""
         if self._runtime.background or not self._due:
             return
-        if self._forced or time.monotonic() - self._flushed_at >= EVERY:
+        if self._forced or self._runtime.passing() - self._flushed_at >= EVERY:
             forced, self._forced = self._forced, False
             self._quietly(forced=forced)
 
@@ -195,7 +194,7 @@ class Mirroring:
         False where that was left to the other process.
         """
         with self._lock:
-            self._flushed_at = time.monotonic()
+            self._flushed_at = self._runtime.passing()
             mine = self._mine()
             if not mine and not forced:
                 if self._flushed_at - self._noticed_at > LEASE:
@@ -222,7 +221,7 @@ class Mirroring:
     def _mine(self) -> bool:
         """Is it this process that writes the mirror? Takes the lease where it is free."""
         runtime = self._runtime
-        now = time.monotonic()
+        now = self._runtime.passing()
         if self._held and now < self._held_until - LEASE / 2:
             return True
         if not self._held and now - self._tried_at < LEASE / 5:

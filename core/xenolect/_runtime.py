@@ -111,6 +111,7 @@ class Runtime:
         self.rng = self._names or random.Random(None if seed is None else f"xenolect {seed}")
         self.alive: Callable[[], float] = getattr(clock, "alive", time.time)
         self.steady: Callable[[], float] = getattr(clock, "alive", self.clock)
+        self.passing: Callable[[], float] = getattr(clock, "alive", time.monotonic)
         self.pid = os.getpid()
         self.boot = self.token(8)
         self.lock = threading.RLock()

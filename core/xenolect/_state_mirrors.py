@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from xenolect.errors import EmergenceError
@@ -24,8 +25,14 @@ _EVERY = 0.25
 class Mirrors:
     """Knows which mirrors are behind, and writes them when asked to."""
 
-    def __init__(self, objects: Objects, versions: Versions) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        versions: Versions,
+        passing: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._objects = objects
+        self._passing = passing
         self._versions = versions
         self._lock = threading.Lock()
         self._writing = threading.Lock()
@@ -48,7 +55,7 @@ class Mirrors:
 
     def write(self, every: float = 0.0) -> None:
         """Write those that are behind; what fails is logged and tried the next time."""
-        now = time.monotonic()
+        now = self._passing()
         with self._lock:
             due = [v for v in self._behind if now - self._written.get(v, now - every) >= every]
             self._behind.difference_update(due)

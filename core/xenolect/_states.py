@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Protocol
@@ -102,7 +103,9 @@ class States(Reading, Maintenance):
         self._lock = threading.RLock()
         self._locks: dict[str, threading.RLock] = {}
         self._workers = Workers()
-        self._mirrors = Mirrors(self._objects, self._versions)
+        self._mirrors = Mirrors(
+            self._objects, self._versions, getattr(self._door, "passing", time.monotonic)
+        )
         self._queue: ThreadPoolExecutor | None = None
         self._queued = 0
 
