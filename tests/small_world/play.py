@@ -1,6 +1,6 @@
 """A store, its processes, agents, operators, disk and clocks, all moved by one seed.
 
-One thread plays everything. Processes are managers without a thread of their own; every call of theirs
+One thing happens at a time. Processes are managers without a thread of their own; every call of theirs
 to the index or the chunks is a seam, where the seed decides: go on, fail before or after the effect,
 die, or let another process act first. After every step the world looks into the store itself and
 checks what must always hold. The same seed is the same world, to the last byte of the journal.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import random
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -94,13 +95,24 @@ class SmallWorld:
             self.meanwhile(self.draw.choice([p for p in self.processes if p is not process]))
 
     def meanwhile(self, other: Process, *verbs: Callable[[Process], None]) -> None:
-        """While one process waits for the disk, another one acts."""
+        """While one process waits for the disk, another one acts; on a thread of its own, because
+        what belongs to a thread (kept memory, say) is never shared by two processes."""
+        ended: list[BaseException] = []
+
+        def there() -> None:
+            try:
+                for verb in verbs or (None,):
+                    self.act(other, verb)
+            except BaseException as error:
+                ended.append(error)
+
         self.depth += 1
-        try:
-            for verb in verbs or (None,):
-                self.act(other, verb)
-        finally:
-            self.depth -= 1
+        thread = threading.Thread(target=there, name=f"p{other.number}")
+        thread.start()
+        thread.join()
+        self.depth -= 1
+        if ended:
+            raise ended[0]
 
     def note(self, text: str) -> None:
         """What happened, in order: the same for the same seed."""
