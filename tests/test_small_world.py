@@ -106,6 +106,14 @@ def test_on_a_disk_it_is_the_same(seed: int, tmp_path: Path) -> None:
     assert SmallWorld(seed, tmp_path).play(25).eye.digest == SmallWorld(seed).play(25).eye.digest
 
 
+@pytest.mark.xfail(reason="the ratio of units depends on when a process adopts a document")
+def test_the_ratio_of_units_comes_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a health check said of the arms' sizes is recomputed, in whichever process it was made."""
+    monkeypatch.setattr(SmallWorld, "open", ())
+    for seed in range(40):
+        SmallWorld(seed).play(40)
+
+
 # -- what is wrong is found ------------------------------------------------------------------------
 
 
