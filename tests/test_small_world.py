@@ -23,6 +23,9 @@ ROOT = Path(__file__).parent.parent
 STATES = ("ramping", "hold", "suspended", "paused", "promoted", "rolled_back", "aborted")
 
 
+pytestmark = pytest.mark.timeout(900)  # whole worlds, beside whatever else the machine does
+
+
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
     """Thousands of alerts are not what these tests are about."""
