@@ -52,7 +52,7 @@ class SmallWorld:
         self.storm = self.draw.choice((0.0, 0.005, 0.02))
         self.depth = 0
         self.struck = False  # did something fail during this step?
-        self.count = 0
+        self.count = self.steps = 0
         self.tally: dict[str, int] = {}
         self.jumpy = self.draw.random() < 0.5  # do the clocks of processes jump?
         self.doubled = False  # was an answer lost after measurements were stored?
@@ -133,12 +133,13 @@ class SmallWorld:
 
     def call(self) -> str:
         """How to play up to here again."""
-        return f"{type(self).__name__}({self.seed}).play({max(self.count, 1)})"
+        return f"{type(self).__name__}({self.seed}).play({min(max(self.count, 1), self.steps)})"
 
     # -- moving -----------------------------------------------------------------------------------
 
     def play(self, steps: int) -> Self:
         """So many steps, everything checked after each; at the end all is replayed."""
+        self.steps = steps
         try:
             self.begin()
             self.look()
