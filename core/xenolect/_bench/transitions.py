@@ -11,12 +11,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 from xenolect._bench.rows import Plan, Progress, Row
 from xenolect.facts import Put
 from xenolect.manager import EmergenceManager
-from xenolect.model import AgentContext
+from xenolect.model import AgentContext, ProtocolVariant
 
 __all__ = ["rows"]
 
@@ -34,13 +33,16 @@ def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
         manager.variants.propose("x", {"n": 0}, id="x")
         manager.variants.activate("x")
         manager.agents.register_many([(f"a{i}", AgentContext()) for i in range(30)])
-        ready = []
-        for i in range(2 * _TIMES):
-            canary = manager.variants.propose(f"c{i}", {"i": i}, id=f"c{i}")
-            manager.states.put(canary, {"window": i})
-            manager.canaries.start(canary)
-            manager.states.put(canary, {"window": -i})
-            ready.append(canary)
+        canaries = iter(range(10**9))
+
+        def canary() -> ProtocolVariant:
+            i = next(canaries)
+            made = manager.variants.propose(f"c{i}", {"i": i}, id=f"c{i}")
+            manager.states.put(made, {"window": i})
+            manager.canaries.start(made)
+            manager.states.put(made, {"window": -i})
+            return made
+
         index, numbers = manager._runtime.index, iter(range(10**9))
 
         def commit() -> None:
@@ -51,12 +53,14 @@ def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
             ("promote", lambda canary: manager.canaries.promote(canary, force=True)),
             ("rollback", lambda canary: manager.rollback(canary, reason="bench")),
         ):
-            ours, floor = _spaced(transition, ready, commit)
+            ours, floor = _spaced(transition, canary, commit)
             yield Row(f"{name}, durable", ours, floor, "one durable index commit", at_most=2.0)
 
 
 def _spaced(
-    transition: Callable[[Any], object], ready: list[Any], commit: Callable[[], object]
+    transition: Callable[[ProtocolVariant], object],
+    canary: Callable[[], ProtocolVariant],
+    commit: Callable[[], object],
 ) -> tuple[float, float]:
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(_TIMES):
@@ -65,8 +69,9 @@ def _spaced(
         commit()
         halfway = time.perf_counter()
         times[1].append((halfway - began) * 1e6)
+        one = canary()
         time.sleep(_REST)
         began = time.perf_counter()
-        transition(ready.pop())
+        transition(one)
         times[0].append((time.perf_counter() - began) * 1e6)
     return statistics.median(times[0]), statistics.median(times[1])
