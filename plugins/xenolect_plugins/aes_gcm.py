@@ -116,7 +116,7 @@ class AesGcmCipher:
 
 
 def _derived(key: bytes, salt: bytes, bound: bytes) -> tuple[bytes, bytes, bytes]:
-    """An object's key, nonce and commitment. Costs 2 us, against 105 for the AES of 1 MiB."""
+    """An object's key, nonce and commitment. A fortieth of what sealing 1 MiB costs (7 us of 282)."""
     from cryptography.hazmat.primitives.hashes import SHA512
     from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
