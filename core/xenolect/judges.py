@@ -81,7 +81,8 @@ class JudgeConfig:
 class Evidence:
     """What a verdict stands on, in numbers.
 
-    ``e_value``: evidence of harm (rollback at ``threshold``), ``parts`` by process.
+    ``e_value``: evidence of harm (rollback at ``threshold``), ``parts`` by process; of a judge that does
+    not bet, its own statistic and limit.
     ``noninferiority``: evidence that the canary is not worse by the margin (promotion at
     ``promote_at``). ``reason``: the name of the process that decided, or what is missing.
     """
