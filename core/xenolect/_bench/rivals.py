@@ -13,8 +13,8 @@ from typing import Any
 __all__ = ["saves"]
 
 
-def saves(data: Any, place: Path) -> Iterator[tuple[str, float]]:
-    """``(name, microseconds)`` of a first save into a fresh repository, best of two."""
+def saves(data: Any, place: Path) -> Iterator[tuple[str, float, float]]:
+    """``(name, wall, CPU)`` in microseconds of a first save into a fresh repository, best of two."""
     source = place / "source.bin"
     for name, prepare, save in (
         (
@@ -31,11 +31,12 @@ def saves(data: Any, place: Path) -> Iterator[tuple[str, float]]:
         if shutil.which(name) is None:
             continue
         source.write_bytes(data)
-        yield name, min(_timed(prepare, save, place / f"{name}-{i}") for i in range(2))
+        took = [_timed(prepare, save, place / f"{name}-{i}") for i in range(2)]
+        yield name, min(wall for wall, _ in took), min(cpu for _, cpu in took)
         source.unlink()
 
 
-def _timed(prepare: Sequence[str], save: Sequence[str], place: Path) -> float:
+def _timed(prepare: Sequence[str], save: Sequence[str], place: Path) -> tuple[float, float]:
     home = {"HOME": str(place.parent), "XDG_CACHE_HOME": str(place.parent / "cache")}
     own = {
         "BORG_REPO": str(place),
@@ -47,8 +48,13 @@ def _timed(prepare: Sequence[str], save: Sequence[str], place: Path) -> float:
     environment: Mapping[str, str] = {**os.environ, **home, **own}
     try:
         subprocess.run(prepare, env=environment, check=True, capture_output=True)
-        began = time.perf_counter()
+        began, used = time.perf_counter(), _children()
         subprocess.run(save, env=environment, check=True, capture_output=True)
-        return (time.perf_counter() - began) * 1e6
+        return (time.perf_counter() - began) * 1e6, (_children() - used) * 1e6
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def _children() -> float:
+    times = os.times()
+    return times.children_user + times.children_system

@@ -27,7 +27,8 @@ class Row:
     """One operation: microseconds of ours and of the floor, what the floor is, and what is promised.
 
     ``at_most`` bounds ours / floor; ``at_least`` bounds floor / ours, for promises of speed; ``within``
-    bounds ours, in microseconds. None: nothing is promised so.
+    bounds ours, in microseconds. None: nothing is promised so. ``cpu`` is the ratio once more, by the
+    CPU time of all threads, which a busy neighbour disturbs less; promises are about ``ratio``.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Row:
     at_most: float | None = None
     at_least: float | None = None
     within: float | None = None
+    cpu: float | None = None
 
     @property
     def ratio(self) -> float:

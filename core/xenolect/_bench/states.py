@@ -12,7 +12,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
+
+import attrs
 
 from xenolect._bench import floors, rivals
 from xenolect._bench.rows import MIB, Plan, Progress, Row
@@ -23,17 +25,40 @@ from xenolect.units import format_bytes
 __all__ = ["rows"]
 
 Job = Callable[[], object]
+Pick = Callable[[list[float]], float]
 
 
-def turns(ours: Job, floor: Job, number: int, pick: Callable[[list[float]], float] = min) -> Any:
-    """Microseconds of ours and of the floor, taken in turns."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(number):
-        for job, into in zip((ours, floor), times, strict=True):
-            began = time.perf_counter()
-            job()
-            into.append(time.perf_counter() - began)
-    return pick(times[0]) * 1e6, pick(times[1]) * 1e6
+@attrs.frozen
+class Times:
+    """What ours and the floor took, in turns: wall and CPU microseconds."""
+
+    ours: list[float] = attrs.field(factory=list)
+    floor: list[float] = attrs.field(factory=list)
+    cpu: tuple[list[float], list[float]] = attrs.field(factory=lambda: ([], []))
+
+    def take(self, ours: Job, floor: Job, number: int) -> Times:
+        """Measure both that many times more."""
+        for _ in range(number):
+            for job, wall, cpu in (
+                (ours, self.ours, self.cpu[0]),
+                (floor, self.floor, self.cpu[1]),
+            ):
+                began, used = time.perf_counter(), time.process_time()
+                job()
+                wall.append((time.perf_counter() - began) * 1e6)
+                cpu.append((time.process_time() - used) * 1e6)
+        return self
+
+    def row(self, name: str, floor: str, pick: Pick = min, **promise: float) -> Row:
+        """The row of what ``pick`` picks."""
+        ratio = pick(self.cpu[0]) / pick(self.cpu[1])
+        cpu = 1 / ratio if "at_least" in promise else ratio
+        return Row(name, pick(self.ours), pick(self.floor), floor, **promise, cpu=cpu)
+
+
+def turns(ours: Job, floor: Job, number: int) -> Times:
+    """Ours and the floor in turns."""
+    return Times().take(ours, floor, number)
 
 
 def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
@@ -62,24 +87,25 @@ def _saving(
     said = format_bytes(size)
     ready = floors.text(size)
     progress(f"put {said}")
-    times: tuple[list[float], list[float]] = ([], [])
+    times = Times()
     for i in range(5):
         for start in range(0, size - MIB + 1, MIB):  # so that no chunk is the parent's
             ready[start + 20 : start + 28] = secrets.token_hex(4).encode()
         saved = bytes(ready)
-        began = time.perf_counter()
-        manager.states.put("small", saved)
-        halfway = time.perf_counter()
-        floors.save(saved, place / f"floor-{i}")
-        times[0].append((halfway - began) * 1e6)
-        times[1].append((time.perf_counter() - halfway) * 1e6)
-        (place / f"floor-{i}").unlink()
-    ours, floor = min(times[0]), min(times[1])
+        file = place / f"floor-{i}"
+        times.take(
+            lambda saved=saved: manager.states.put("small", saved),  # type: ignore[misc]
+            lambda saved=saved, file=file: floors.save(saved, file),  # type: ignore[misc]
+            1,
+        )
+        file.unlink()
     what = "SHA-256, zstd 1, AES on two threads into one file, one fdatasync"
-    yield Row(f"put {said} of JSON text, encrypted, durable", ours, floor, what, at_most=1.25)
-    for rival, took in rivals.saves(ready, place):
+    yield times.row(f"put {said} of JSON text, encrypted, durable", what, at_most=1.25)
+    ours, used = min(times.ours), min(times.cpu[0])
+    for rival, took, cpu in rivals.saves(ready, place):
         promise = 0.5 if rival == "borg" else None
-        yield Row(f"  beside {rival}", ours, took, f"{rival}, encrypted, zstd", at_most=promise)
+        what = f"{rival}, encrypted, zstd"
+        yield Row(f"  beside {rival}", ours, took, what, at_most=promise, cpu=used / cpu)
 
 
 def _reading(manager: EmergenceManager, plan: Plan, progress: Progress) -> Iterator[Row]:
@@ -90,17 +116,17 @@ def _reading(manager: EmergenceManager, plan: Plan, progress: Progress) -> Itera
     states.put("random", data)
     sealed = floors.sealed(data)
     progress(f"read {said} of random bytes")
-    ours, floor = turns(
+    times = turns(
         lambda: states.read_into("random", target, verify="tag"),
         lambda: floors.decrypt(sealed, target),
         5,
     )
-    yield Row(f"read {said}, by tag", ours, floor, "decrypt_into on two threads", at_least=0.6)
+    yield times.row(f"read {said}, by tag", "decrypt_into on two threads", at_least=0.6)
     sealed.clear()
-    ours, floor = turns(
+    times = turns(
         lambda: states.read_into("random", target, verify="sha256"), lambda: floors.hashed(data), 5
     )
-    yield Row(f"read {said}, SHA-256 again", ours, floor, "SHA-256 on two threads", at_least=0.65)
+    yield times.row(f"read {said}, SHA-256 again", "SHA-256 on two threads", at_least=0.65)
 
     def first() -> None:
         with states.open("random") as reader:
@@ -108,26 +134,28 @@ def _reading(manager: EmergenceManager, plan: Plan, progress: Progress) -> Itera
             reader.read(MIB)
 
     piece = memoryview(data)[:MIB]
-    ours, floor = turns(first, lambda: floors.hashed(piece), 30, statistics.median)
-    yield Row(f"open {said} and read any 1 MiB", ours, floor, "SHA-256 of it", within=5_000)
+    times = turns(first, lambda: floors.hashed(piece), 30)
+    yield times.row(
+        f"open {said} and read any 1 MiB", "SHA-256 of it", statistics.median, within=5_000
+    )
 
     whole = bytes(data)
     states.put("random", whole)
-    ours, floor = turns(lambda: states.put("random", whole), lambda: floors.hashed(whole), 5)
-    yield Row(f"put {said} unchanged", ours, floor, "SHA-256 on two threads", at_most=1.3)
+    times = turns(lambda: states.put("random", whole), lambda: floors.hashed(whole), 5)
+    yield times.row(f"put {said} unchanged", "SHA-256 on two threads", at_most=1.3)
 
     progress(f"read {said} of JSON text")
     data = floors.text(size)
     states.put("text", data)
     frames = floors.compressed(data)
     for verify, least in (("tag", 0.65), ("sha256", 0.38)):
-        ours, floor = turns(
+        times = turns(
             lambda verify=verify: states.read_into("text", target, verify=verify),  # type: ignore[misc]
             lambda: floors.decompress(frames),
             5,
         )
         what = "zstd decompression on two threads"
-        yield Row(f"read {said} of JSON text, {verify}", ours, floor, what, at_least=least)
+        yield times.row(f"read {said} of JSON text, {verify}", what, at_least=least)
 
 
 def _again(manager: EmergenceManager, plan: Plan, progress: Progress) -> Iterator[Row]:
@@ -146,8 +174,8 @@ def _again(manager: EmergenceManager, plan: Plan, progress: Progress) -> Iterato
     def copy() -> None:
         target[:] = kept
 
-    ours, floor = turns(view, copy, 200, statistics.median)
-    yield Row(f"open {said} from the cache", ours, floor, "a copy of 1 MiB", within=100)
+    times = turns(view, copy, 200)
+    yield times.row(f"open {said} from the cache", "a copy of 1 MiB", statistics.median, within=100)
 
 
 def _changing(
@@ -164,6 +192,6 @@ def _changing(
         made = floors.seal_one(os.urandom(MIB))
         floors.durable_create(made, place / f"floor-{next(files)}")
 
-    ours, floor = turns(patch, create, 30, statistics.median)
+    times = turns(patch, create, 30)
     what = "seal and durable create of 1 MiB"
-    yield Row(f"patch 1 MiB of {said}, durable", ours, floor, what, at_least=0.6)
+    yield times.row(f"patch 1 MiB of {said}, durable", what, statistics.median, at_least=0.6)

@@ -31,16 +31,17 @@ def command(only: tuple[str, ...], size: str, full: bool, machine: bool) -> None
 
     def line(row: Row) -> str:
         ours, floor = duration(row.ours_us), duration(row.floor_us)
+        used = "" if row.cpu is None else f"{row.cpu:.3g}"
         held = {True: "held", False: "MISSED", None: ""}[row.held]
         return (
-            f"{row.name:<44}{ours:>10}{floor:>10}  x {row.ratio:<8.3g}"
+            f"{row.name:<44}{ours:>10}{floor:>10}  x {row.ratio:<8.3g}{used:<7}"
             f"{row.promise:<18}{held:<8}{row.floor}"
         )
 
     rows = []
     if not machine:
         click.echo(
-            f"{'operation':<44}{'ours':>10}{'floor':>10}  ratio     {'promised':<26}the floor is"
+            f"{'operation':<44}{'ours':>10}{'floor':>10}  ratio     {'by CPU':<7}{'promised':<26}the floor is"
         )
     for row in run(plan, only, say):
         rows.append(row)
@@ -54,6 +55,7 @@ def command(only: tuple[str, ...], size: str, full: bool, machine: bool) -> None
                     "ours_us": row.ours_us,
                     "floor_us": row.floor_us,
                     "ratio": row.ratio,
+                    "cpu_ratio": row.cpu,
                     "floor": row.floor,
                     "promise": row.promise,
                     "held": row.held,
