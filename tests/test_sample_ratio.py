@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.fleets import fleet, json_and_zstd
 
 from xenolect import EmergenceManager
+from xenolect._cli.why import _rollout as told
 from xenolect._sample_ratio import ALARM, KNOWN, Ratio, SampleRatio
 from xenolect.model import CanaryState
 
@@ -136,7 +137,9 @@ def test_memory_is_bounded() -> None:
     assert ratio.now.mismatch == ""
 
 
-def test_a_rollout_whose_canary_units_are_missing_holds_until_it_is_resumed() -> None:
+def test_a_rollout_whose_canary_units_are_missing_holds_until_it_is_resumed(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     """By session: most of the canary's never report. HOLD with the numbers; ``resume`` counts anew."""
     now = [1_000_000.0]
     with EmergenceManager.open("memory://", clock=lambda: now[0], background=False) as manager:
@@ -173,6 +176,9 @@ def test_a_rollout_whose_canary_units_are_missing_holds_until_it_is_resumed() ->
         assert counted["ppm"] == 500_000
         assert counted["canary"] < 0.2 * counted["control"]
         assert counted["evidence"] >= ALARM
+        told(status)
+        shown = f"{counted['canary']} sessions on the canary, {counted['control']} on control"
+        assert f"first seen at 50.0%: {shown}" in capsys.readouterr().out
 
         talk(5, 0.0)  # it does not heal by itself as long as the numbers say otherwise
         assert manager.canaries.status(canary).state is CanaryState.HOLD

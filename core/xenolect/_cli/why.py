@@ -172,3 +172,10 @@ def _rollout(rollout: CanaryStatus) -> None:
             f"{evidence['threshold']:.3g}); that it is not worse {evidence['noninferiority']:.3g} "
             f"(promoted from {evidence['promote_at']:.3g})"
         )
+    ratio = evidence.get("sample_ratio") or {}
+    if ratio.get("canary") or ratio.get("control"):
+        say(
+            f"first seen at {ratio['ppm'] / 1_000_000:.1%}: {ratio['canary']} {rollout.unit}s on the "
+            f"canary, {ratio['control']} on control; that this is no chance {ratio['evidence']:.3g} "
+            f"(held from 1000)"
+        )
