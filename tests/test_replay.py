@@ -196,6 +196,7 @@ def rewritten(store: Path, place: Path, edit: Callable[[Any], bool]) -> Path:
     (place / "index.db").unlink()
     for name in ("index.db-wal", "index.db-shm"):
         (place / name).unlink(missing_ok=True)
+    shutil.rmtree(place / "journal")  # its mirror, which who edits an index would have to edit too
     new = index_of(place)
     done = False
     for entry in entries:
