@@ -364,6 +364,20 @@ def test_exploring_tries_all_and_leaves_rollouts_alone(
     assert {str(s.reason) for s in chosen} == {"explore"}
 
 
+def test_a_notebook_shows_tables(opened: Callable[..., EmergenceManager]) -> None:
+    """A selection and an explanation are tables, and what users wrote can not break out of them."""
+    manager = opened()
+    manager.variants.activate(manager.variants.propose("a", {}, id="a", requirements={"<b>": True}))
+    manager.variants.activate(manager.variants.propose("b", {}, id="b"), force=True)
+    shown = manager.select(Agent("<i>x"))._repr_html_()
+    assert "<i>" not in shown
+    assert "<th>b</th>" in shown
+    table = manager.explain(Agent("x"))._repr_html_()  # type: ignore[attr-defined]
+    assert "&lt;b&gt;" in table
+    assert "<b>" not in table
+    assert table.count("<tr>") == 3
+
+
 class Halves:
     """A batch scorer that counts how often it is asked, and fails when told."""
 

@@ -16,6 +16,7 @@ from xenolect.errors import InvalidError, NoCompatibleVariantError
 from xenolect.model import (
     Agent,
     Explanation,
+    Explanations,
     Mode,
     ProtocolVariant,
     Reason,
@@ -34,12 +35,12 @@ class Asking:
         self._breakers = breakers
         self._selector = selector
 
-    def explain(self, agent: Agent | str, protocol: str | None) -> list[Explanation]:
+    def explain(self, agent: Agent | str, protocol: str | None) -> Explanations:
         """Every variant of the protocol (or of all): verdicts, parts, score; best first."""
         agent_id, profile = self._selector.profile(agent)
         runtime = self._runtime
         protocols = [protocol] if protocol is not None else sorted(runtime.structures)
-        answer: list[Explanation] = []
+        answer = Explanations()
         for name in protocols:
             structure = runtime.structures.get(name)
             if structure is None:

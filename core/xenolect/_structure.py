@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import attrs
 
@@ -25,12 +25,13 @@ class Profile:
     ``group``: the class under which its agents' measurements are counted, "" for none of its own.
     """
 
-    __slots__ = ("context", "group", "key")
+    __slots__ = ("context", "document", "group", "key")
 
     def __init__(self, key: str, context: AgentContext, group: str = "") -> None:
         self.key = key
         self.context = context
         self.group = group
+        self.document: Any = None  # the context as it is stored
 
 
 @attrs.frozen(eq=False)

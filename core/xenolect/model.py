@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
+from html import escape
 from typing import Any
 
 import attrs
@@ -25,6 +26,7 @@ __all__ = [
     "CanaryStatus",
     "Candidate",
     "Explanation",
+    "Explanations",
     "Mode",
     "PerformanceHistory",
     "PerformanceMetrics",
@@ -282,6 +284,16 @@ class Selection:
         answer: tuple[Mapping[str, float], Mapping[str, str]] = function(*arguments)
         return answer
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        parts = "".join(
+            f"<td>{escape(name)} {value:.3f}</td>" for name, value in self.parts.items()
+        )
+        return (
+            f"<table><tr><th>{escape(self.variant.id)}</th><td>for {escape(self.agent_id)}</td>"
+            f"<td>{escape(str(self.reason))}</td><td>score {self.score:.3f}</td>{parts}</tr></table>"
+        )
+
     def __repr__(self) -> str:
         score = "" if math.isnan(self.score) else f", score={self.score:.3f}"
         return f"Selection({self.variant.id!r} for {self.agent_id!r}, reason={str(self.reason)!r}{score})"
@@ -370,3 +382,19 @@ class Explanation:
     parts: Mapping[str, float] = attrs.field(factory=dict, converter=freeze)
     score: float | None = None
     chosen: bool = False
+
+
+class Explanations(list[Explanation]):
+    """What ``explain`` returns: a list that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        names = sorted({name for row in self for name in row.parts})
+        head = "".join(f"<th>{escape(n)}</th>" for n in ("variant", "verdict", "score", *names))
+        rows = []
+        for row in self:
+            score = "" if row.score is None else f"{row.score:.3f}"
+            parts = [f"{row.parts[n]:.3f}" if n in row.parts else "" for n in names]
+            said = "chosen" if row.chosen else row.reason
+            cells = (escape(row.variant.id), escape(said), score, *parts)
+            rows.append("<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
+        return f"<table><tr>{head}</tr>{''.join(rows)}</table>"

@@ -209,7 +209,8 @@ class StabilityScore:
     ``(1 + passes) / (2 + passes + fail_weight * fails)``.
 
     ``fails`` come weighted by incident (a failed check 1, a breaker opening 3, a rollback 10). No
-    history is the prior's lower bound, the same for all, so the first passed check already helps.
+    history is the prior's lower bound, the same for all, so the first passed check already helps. It is
+    not drawn when exploring: trying a variant does not teach it, so its deviation would be mere noise.
     """
 
     fail_weight: float = 3.0
@@ -231,12 +232,10 @@ class StabilityScore:
             reference: float | None,
             doubt: float | None,
         ) -> float:
-            if doubt is None:
-                if not tally.passed and not tally.failed:
-                    return nothing
-                doubt = 1.0
+            if not tally.passed and not tally.failed:
+                return nothing
             mean, deviation = beta(1.0 + tally.passed, 1.0 + tally.failed * weight)
-            return max(0.0, mean - doubt * deviation)
+            return max(0.0, mean - deviation)
 
         return Binding(rate)
 

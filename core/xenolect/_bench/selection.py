@@ -3,49 +3,137 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+import random
+import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
 from xenolect._bench.fleet import fleet
 from xenolect._bench.rows import Plan, Progress, Row, cpu
+from xenolect.model import AgentContext, PerformanceMetrics
 
 __all__ = ["rows"]
+
+COUNTS = (10, 100, 1_000, 10_000)
 
 
 def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
     """The group's rows."""
-    for count in (10, 100):
+    import numpy as np
+
+    metrics = PerformanceMetrics(1.0, latency_ms=12.5)
+    for count in COUNTS:
         progress(f"select among {count} variants")
-        with fleet(count) as manager:
-            scores = [i / count for i in range(count)]
+        with fleet(count, measured=True) as manager:
+            base, mask = np.random.default_rng(1).random(count), np.zeros(count)
+            scratch = np.empty(count)
 
-            def best(scores: list[float] = scores) -> int:
-                winner, top = -1, -1.0
-                for i, score in enumerate(scores):
-                    if score > top:
-                        winner, top = i, score
-                return winner
+            def best(base: object = base, mask: object = mask, scratch: object = scratch) -> object:
+                return np.add(base, mask, scratch).argmax()  # type: ignore[call-overload]
 
-            yield Row(
-                f"select, {count} variants",
-                cpu(lambda: manager.select("agent-0"), 2_000),
-                cpu(best, 2_000),
-                "largest of a list",
-            )
+            within = {100: 3.0, 10_000: 15.0}.get(count)
+            floor = cpu(best, 2_000)
+            select = cpu(lambda: manager.select("agent-0"), 2_000)
+            yield Row(f"select, {count:,} variants", select, floor, "numpy argmax", within=within)
+            draw = random.Random(2)
+            names = itertools.cycle([f"v{draw.randrange(count)}" for _ in range(997)])
+
+            def record(names: Iterator[str] = names) -> object:
+                return manager.record(next(names), metrics)
+
+            def both(names: Iterator[str] = names) -> object:
+                manager.record(next(names), metrics)
+                return manager.select("agent-0")
+
+            alone = cpu(record, 1_000)
+            after = max(1e-3, cpu(both, 1_000) - alone)
+            yield Row(f"select right after a record, {count:,}", after, floor, "numpy argmax")
             if count == 100:
-                table = {v.id: v for v in manager.variants.list()}
-                yield Row(
-                    "variant lookup",
-                    cpu(lambda: manager.variants.get("v7"), 20_000),
-                    cpu(partial(table.get, "v7"), 20_000),
-                    "a dict",
-                )
+                yield from _lookups(manager)
+    progress("select beside a busy thread")
+    yield _beside(metrics)
+    progress("register")
+    yield from _agents()
     yield Row(
         "canary bucket of a new unit",
         cpu(_bucket(), 5_000),
         cpu(lambda: hashlib.blake2b(b"agent-7", digest_size=8).digest(), 5_000),
         "blake2b alone",
     )
+
+
+def _beside(metrics: PerformanceMetrics) -> Row:
+    """The 99th percentile of wall time while another thread records and folds at full speed."""
+    with fleet(100, measured=True) as manager:
+        over = False
+
+        def busy() -> None:
+            names = itertools.cycle([f"v{i}" for i in range(100)])
+            while not over:
+                for _ in range(1_000):
+                    manager.record(next(names), metrics)
+                manager.flush()
+
+        def timed() -> float:
+            times = []
+            for _ in range(100_000):
+                began = time.perf_counter()
+                manager.select("agent-0")
+                times.append(time.perf_counter() - began)
+            return sorted(times)[99_000] * 1e6
+
+        alone = timed()
+        thread = threading.Thread(target=busy)
+        thread.start()
+        beside = timed()
+        over = True
+        thread.join()
+    return Row("select beside a busy thread, p99", beside, alone, "the same alone", within=1_000.0)
+
+
+def _lookups(manager: object) -> Iterator[Row]:
+    from xenolect.manager import EmergenceManager
+
+    assert isinstance(manager, EmergenceManager)
+    table = {v.id: v for v in manager.variants.list()}
+    yield Row(
+        "variant lookup",
+        cpu(lambda: manager.variants.get("v7"), 20_000),
+        cpu(partial(table.get, "v7"), 20_000),
+        "a dict",
+        within=0.2,
+    )
+    ordered = [(-i / 100.0, i) for i in range(100)]
+    yield Row(
+        "recommend 5 of 100",
+        cpu(lambda: manager.recommend("agent-0"), 300),
+        cpu(lambda: sorted(ordered)[:5], 2_000),
+        "sorting 100 pairs",
+    )
+
+
+def _agents() -> Iterator[Row]:
+    with fleet(2) as manager:
+        numbers = itertools.count()
+        context = AgentContext({"zstd": "1.5"})
+        kept: dict[int, object] = {}
+
+        def many() -> object:
+            return manager.agents.register_many(
+                [(f"n{next(numbers)}", context) for _ in range(1_000)]
+            )
+
+        def plain() -> None:
+            kept[next(numbers)] = context
+
+        yield Row(
+            "register an agent, of 1,000 at once",
+            cpu(many, 1, 5) / 1_000,
+            cpu(plain, 5_000),
+            "an entry in a dict",
+        )
 
 
 def _bucket() -> Callable[[], object]:
