@@ -42,7 +42,7 @@ def text(size: int) -> bytearray:
     block = (",\n".join(lines) + ",\n").encode()
     made = bytearray(block * (size // len(block) + 1))[:size]
     for start in range(0, size - 16, MIB):
-        made[start : start + 16] = b'{"n":%09d},' % start
+        made[start : start + 16] = b'{"n":%09d},' % (start // MIB)
     return made
 
 
