@@ -47,7 +47,7 @@ _abandoned: list[object] = []
 """Connections of a parent process: even closing them here could harm the parent, so they are kept."""
 
 
-FOREIGN = (sqlite3.Error, UnicodeEncodeError, OverflowError)
+FOREIGN = (sqlite3.Error, UnicodeError, OverflowError)
 """What a statement may raise: the last two for values that no column can hold."""
 
 
@@ -62,9 +62,11 @@ def raise_translated(error: Exception, path: Path) -> NoReturn:
         raise UnavailableError(
             f"the index {path} is locked by another program; try again, nothing was changed"
         ) from error
-    if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+    undecodable = isinstance(error, UnicodeDecodeError) or "Could not decode" in str(error)
+    if undecodable or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
         raise CorruptError(
-            f"the index {path} is damaged ({error}); restore it from a backup",
+            f"the index {path} is damaged ({error}); restore it from a backup, or rebuild it with "
+            f"`xenolect reindex`",
             key=str(path),
         ) from error
     if isinstance(error, _BAD_VALUES):
@@ -110,7 +112,7 @@ class Connections:
             except BaseException:
                 self._writer.close()
                 raise
-        except (sqlite3.Error, OSError) as error:
+        except (*FOREIGN, OSError) as error:
             self._file_lock.forget()
             raise_translated(error, path)
         except EmergenceError:

@@ -163,12 +163,20 @@ class SqliteIndex:
                 rows = db.execute(
                     "SELECT kind, key, version, value, digest FROM facts ORDER BY kind, key"
                 ).fetchall()
+                # A flipped bit in the head of a page can hide rows, and each row left is what was written.
+                whole = db.execute("PRAGMA integrity_check(facts)").fetchone()[0]
             finally:
                 db.execute("COMMIT")
         except FOREIGN as error:
             raise_translated(error, self.path)
         finally:
             connections.give_back(db)
+        if whole != "ok":
+            raise CorruptError(
+                f"the facts in {self.path} are damaged ({whole}); restore it from a backup, or rebuild "
+                f"it with `xenolect reindex`",
+                key=str(self.path),
+            )
         facts = tuple(
             Fact(kind, key, version, checked_value(kind, key, version, text, stored))
             for kind, key, version, text, stored in rows
