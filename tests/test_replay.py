@@ -240,6 +240,43 @@ def test_a_forged_transition_is_named(store: Path, tmp_path: Path) -> None:
     assert "transition" in {p["kind"] for p in found["problems"]}
 
 
+@pytest.mark.parametrize(
+    ("part", "kind"), [("ratio", "verdict"), ("share", "transition")], ids=["units", "share"]
+)
+def test_a_forged_count_of_units_is_named(
+    store: Path, tmp_path: Path, part: str, kind: str
+) -> None:
+    """One unit more in an arm, or a share that holds from an earlier record on."""
+
+    def edit(document: Any) -> bool:
+        if part == "ratio" and document.get("ratio"):
+            document["ratio"]["control"] += 1
+            return True
+        if part == "share" and document["share"]["after"]:
+            document["share"]["after"] = 10**9
+            return True
+        return False
+
+    found = replay_of(rewritten(store, tmp_path / "s", edit), 1)
+
+    assert kind in {p["kind"] for p in found["problems"]}
+    assert "units" in str(found["problems"]) or "share" in str(found["problems"])
+
+
+def test_units_counted_by_an_older_release_are_not_verified(store: Path, tmp_path: Path) -> None:
+    """Its documents do not say from which record on a share held: that is said, and is no difference."""
+
+    def edit(document: Any) -> bool:
+        document["share_at"] = document.pop("share")["at"]
+        return bool(document["state"]["state"] == "promoted")  # the last one
+
+    found = replay_of(rewritten(store, tmp_path / "s", edit), 0)
+
+    assert found["ok"]
+    assert len(found["unverified"]) == 3
+    assert "units were counted by a release" in found["unverified"][0]
+
+
 def test_a_moved_observation_is_named(store: Path, tmp_path: Path) -> None:
     """An observation put into the other arm contradicts the routing of its unit."""
     place = edited(
@@ -319,6 +356,7 @@ def test_single_byte_edits_of_the_journal_are_detected(store: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_thousand_edits_are_detected(store: Path, tmp_path: Path) -> None:
     """The same 1,000 times."""
     assert detected(store, tmp_path / "s", 1_000, 2) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from tests.fleets import fleet, json_and_zstd
 
 from xenolect import EmergenceManager
 from xenolect._cli.why import _rollout as told
-from xenolect._sample_ratio import ALARM, KNOWN, Ratio, SampleRatio
+from xenolect._sample_ratio import ALARM, KNOWN, Ratio, SampleRatio, Share
+from xenolect.facts import Observation
 from xenolect.model import CanaryState
 
 
@@ -97,42 +99,87 @@ def test_missing_units_are_noticed(share: float, missing: float, most: int) -> N
     )
 
 
+def observed(sequence: int, unit: str, at: float, *, canary: bool) -> Observation:
+    """One record of a unit."""
+    arm = "canary" if canary else "control"
+    return Observation("r", arm, unit, 1, 0, at, None, {}, "w", sequence)
+
+
 def test_counting_follows_the_share() -> None:
     """Known units count once; a new share counts anew; nobody is counted while nothing is routed."""
-    ratio = SampleRatio()
-    ratio.begin(100_000, 0.0)
+    ratio, first = SampleRatio(), Share(100_000, 0.0)
+    ratio.begin(first)
     for i in range(30):
-        ratio.see(f"u{i % 10}", 10.0 + i, canary=i % 10 == 0)
+        ratio.see(i + 1, f"u{i % 10}", 10.0 + i, canary=i % 10 == 0)
     assert (ratio.now.canary, ratio.now.control) == (1, 9)
-    ratio.see("early", 4.0, canary=False)  # others may still have routed by the last share
+    ratio.see(31, "early", 4.0, canary=False)  # others may still have routed by the last share
     assert ratio.now.control == 9
-    ratio.begin(0, 50.0)
-    ratio.see("while suspended", 60.0, canary=False)
+    paused = first.next(0, 50.0, 31)
+    ratio.begin(paused)
+    ratio.see(32, "while suspended", 60.0, canary=False)
     assert ratio.now == Ratio(0)
-    ratio.begin(158_489, 70.0)
-    ratio.see("while suspended", 80.0, canary=False)
-    ratio.see("u3", 80.0, canary=True)
+    ratio.begin(paused.next(158_489, 70.0, 32))
+    ratio.see(33, "while suspended", 80.0, canary=False)
+    ratio.see(34, "u3", 80.0, canary=True)
     assert (ratio.now.canary, ratio.now.control) == (0, 1)
-    ratio.begin(158_489, 70.0)  # the same document again
+    ratio.begin(paused.next(158_489, 70.0, 32))  # the same document again
     assert ratio.now.control == 1
+    assert not ratio.stale
 
 
-def test_observations_folded_before_a_change_was_known_are_not_lost() -> None:
-    """A share that began in the past takes those first seen since then, and only those."""
-    ratio = SampleRatio()
-    ratio.begin(100_000, 0.0)
-    for i in range(20):
-        ratio.see(f"u{i}", 10.0 * i, canary=False)
-    ratio.begin(158_489, 100.0)
-    assert (ratio.now.ppm, ratio.now.control) == (158_489, 9)  # at 110, 120, ... 190
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("saw"), st.integers(0, 12), st.booleans(), st.floats(0.0, 40.0)),
+        st.tuples(st.just("share"), st.sampled_from((0, 100_000, 500_000, 1_000_000))),
+    ),
+    max_size=60,
+)
+
+
+@given(STEPS, st.lists(st.integers(0, 3), min_size=60, max_size=60))
+def test_it_does_not_matter_when_a_process_hears_of_a_share(
+    steps: list[tuple[Any, ...]], late: list[int]
+) -> None:
+    """Several observations late, and so once more from the start, or at once, or when all is over."""
+    share, stored, shares = Share(100_000, 0.0), [], []
+    heard = SampleRatio()
+    heard.begin(share)
+    for lag, step in zip(late, steps, strict=False):
+        if step[0] == "saw":
+            _, unit, canary, at = step
+            stored.append(observed(len(stored) + 1, f"u{unit}", at, canary=canary))
+        else:
+            share = share.next(step[1], float(len(stored)), len(stored))
+            shares.append(share)
+        heard.take(stored, len(stored))
+        while shares and lag != 3:  # else it hears of them later
+            heard.begin(shares.pop(0))
+        if heard.stale:
+            heard.again(stored)
+    for each in shares:
+        heard.begin(each)
+    if heard.stale:
+        heard.again(stored)
+    fresh = SampleRatio()
+    fresh.begin(Share.of({"share": share.to_json()}))
+    fresh.take(stored, len(stored))
+
+    assert heard.now == fresh.now
+
+
+def test_a_document_without_its_own_share_has_one() -> None:
+    """As older releases wrote them: from the moment that the share changed last."""
+    document = {"started_at": 5.0, "state": {"ppm": 100_000}}
+    assert Share.of(document) == Share(100_000, 5.0)
+    assert Share.of({**document, "share_at": 9.0}) == Share(100_000, 9.0)
 
 
 def test_memory_is_bounded() -> None:
     """Beyond a hundred thousand units nobody is counted."""
     ratio = SampleRatio()
-    ratio.begin(500_000, 0.0)
+    ratio.begin(Share(500_000, 0.0))
     for i in range(KNOWN + 50):
-        ratio.see(str(i), 10.0, canary=i % 2 == 0)
+        ratio.see(i + 1, str(i), 10.0, canary=i % 2 == 0)
     assert ratio.now.canary + ratio.now.control == KNOWN
     assert ratio.now.mismatch == ""
 

@@ -15,7 +15,7 @@ import attrs
 
 from xenolect import safeguards as sg
 from xenolect._routing import routed
-from xenolect._sample_ratio import Ratio, SampleRatio
+from xenolect._sample_ratio import Ratio, SampleRatio, Share
 from xenolect._trust import LateJudge, answer_of, evidence_to_json, words_of
 from xenolect.facts import Observation
 from xenolect.interfaces import Judge, Safeguard
@@ -91,14 +91,14 @@ class Weighed:
     """What the merged judge said, and the last sequence it had folded then: replaced as one.
 
     ``failed``: it said nothing, because a judge raised; the verdict is HOLD. ``ratio``: the units seen
-    until then at the share of now.
+    until then at the share of now; None when they are to be counted once more.
     """
 
     verdict: Verdict = Verdict.CONTINUE
     evidence: Evidence = Evidence()
     sequence: int = 0
     failed: bool = False
-    ratio: Ratio = Ratio()
+    ratio: Ratio | None = Ratio()
 
 
 class Rollout:
@@ -177,7 +177,7 @@ class Rollout:
         self.failures += 1
         self.joined = self.acts = False
         held = Evidence(reason=self.failure)
-        self.weighed = Weighed(Verdict.HOLD, held, self.cursor, True, self.ratio.now)
+        self.weighed = Weighed(Verdict.HOLD, held, self.cursor, True, self._counted)
 
     def _ask(self, state: Any, observations: Sequence[Observation]) -> tuple[Verdict, Evidence]:
         """What the judge answers; HOLD where it can not be trusted."""
@@ -200,9 +200,17 @@ class Rollout:
 
     def _share(self) -> None:
         """Count units at the share of the document, which may be a new one."""
-        document = self.document
-        self.ratio.begin(self.ppm, document.get("share_at", document["started_at"]))
-        self.weighed = attrs.evolve(self.weighed, ratio=self.ratio.now)
+        self.ratio.begin(Share.of(self.document))
+        self.weighed = attrs.evolve(self.weighed, ratio=self._counted)
+
+    @property
+    def _counted(self) -> Ratio | None:
+        return None if self.ratio.stale or self.failure else self.ratio.now
+
+    def recount(self, stored: Sequence[Observation]) -> None:
+        """Count the units of the share once more, from everything that is stored."""
+        self.ratio.again(stored)
+        self.weighed = attrs.evolve(self.weighed, ratio=self._counted)
 
     @property
     def known(self) -> Mapping[str, tuple[int, int]]:
@@ -284,14 +292,15 @@ class Rollout:
                 self.heard[observation.unit] = observation.at
             self.seen[observation.arm] = max(observation.at, self.seen.get(observation.arm, 0.0))
             canary = observation.arm == "canary"
-            self.ratio.see(observation.unit, observation.at, canary=canary)
+            self.ratio.see(self.cursor, observation.unit, observation.at, canary=canary)
             if canary:
                 self.operations += observation.operations
                 if observation.sequence > self.level_sequence and len(self.level_units) < 10_000:
                     self.level_units.add(observation.unit)
+        self.ratio.cursor = self.cursor
         verdict, evidence = self._ask(self.merged, observations)
         if not self.failure:
-            self.weighed = Weighed(verdict, evidence, self.cursor, False, self.ratio.now)
+            self.weighed = Weighed(verdict, evidence, self.cursor, False, self._counted)
         return verdict
 
 
@@ -319,6 +328,8 @@ def health_check(
         missing = "stale data"
     elif "control" not in rollout.seen:
         missing = "no control"
+    elif weighed.ratio is None:
+        missing = "units are counted once more"
     else:
         missing = weighed.ratio.mismatch
     quiet = weighed.evidence.e_value < 20.0

@@ -168,7 +168,6 @@ class Launch:
         return {
             "started_at": now,
             "changed_at": now,
-            "share_at": now,
             "next_check_at": now + interval,
             "level_sequence": 0,
             "sequence": 0,

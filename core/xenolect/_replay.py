@@ -23,6 +23,7 @@ from xenolect._evidence import (
     evidence_to_json,
     is_strong,
 )
+from xenolect._recount import recounted
 from xenolect._registry import Registry
 from xenolect._routing import routed
 from xenolect.decisions import Decisions, Problem, Verified
@@ -227,6 +228,7 @@ class _Player:
         try:
             self._verdicts()
             self._transitions()
+            self._ratios()
             self._routing()
         except (EmergenceError, KeyError, TypeError, ValueError, AttributeError) as error:
             revision = self._attempt.steps[0][0]
@@ -256,8 +258,6 @@ class _Player:
             waiting.setdefault(sequence, []).append((revision, document))
         machine = self._replay.machine(self._attempt)
         machine.fold((), "")
-        ratios = _Ratios(machine, self._attempt.steps, self._wrong)
-        ratios.upto(0)
         for revision, document in waiting.pop(0, ()):
             self.compared += 1
             untouched = document["evidence"] in ({}, evidence_to_json(Evidence()))
@@ -272,7 +272,6 @@ class _Player:
             for revision, document in waiting.pop(observation.sequence, ()):
                 self.compared += 1
                 self._compare(revision, document, machine)
-            ratios.upto(observation.sequence)
         for each in waiting.values():
             for revision, document in each:
                 last = self._stored[-1].sequence if self._stored else 0
@@ -381,6 +380,17 @@ class _Player:
                 f"{document['min_operations']} are needed",
             )
 
+    def _ratios(self) -> None:
+        """The units counted in each arm, and the shares they were counted at."""
+        if any("share" not in document for *_, document in self._attempt.steps):
+            self.unverified.append(
+                f"the rollout of {self._attempt.variant_id}: its units were counted by a release that "
+                f"did not store from which record on a share held"
+            )
+            return
+        for kind, revision, text in recounted(self._attempt.steps, self._stored):
+            self._wrong(kind, revision, text)
+
     # -- routing ----------------------------------------------------------------------------------
 
     def _routing(self) -> None:
@@ -405,38 +415,6 @@ class _Player:
                     f"observation {observation.sequence} of {observation.unit!r} is in the "
                     f"{observation.arm} arm, but the unit was {where} the share",
                 )
-
-
-class _Ratios:
-    """The units counted in each arm, as each document says; a machine takes the documents in order."""
-
-    def __init__(
-        self,
-        machine: Rollout,
-        steps: Sequence[tuple[int, float, str, Mapping[str, Any]]],
-        wrong: Callable[[str, int, str], None],
-    ) -> None:
-        self._machine = machine
-        self._before = steps[0][3]
-        self._steps = list(steps[1:])
-        self._wrong = wrong
-
-    def upto(self, sequence: int) -> None:
-        """The observations up to ``sequence`` are folded: compare what was said there, and go on."""
-        machine = self._machine
-        while self._steps and self._steps[0][3]["sequence"] <= sequence:
-            revision, _, _, document = self._steps.pop(0)
-            stored = document.get("ratio")
-            # A process that does not lead writes what it knew when it joined: an earlier sequence.
-            same = document["sequence"] == sequence
-            if document.get("step") == self._before.get("step"):
-                same = False  # a document that only says what came later
-            by = (document.get("decided") or {}).get("by")
-            found = machine.ratio.now.to_json()
-            if stored is not None and same and by != "nobody" and stored != found:
-                self._wrong("verdict", revision, f"ratio {stored!r} comes out as {found!r}")
-            machine.take(document, revision)
-            self._before = document
 
 
 def decided_on(document: Mapping[str, Any], stored: Sequence[Observation]) -> Sequence[Observation]:

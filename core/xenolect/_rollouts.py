@@ -20,6 +20,7 @@ from xenolect._launch import Launch
 from xenolect._lifecycle import check_transition
 from xenolect._points import Points
 from xenolect._runtime import Runtime
+from xenolect._sample_ratio import Share
 from xenolect._selection import Selector
 from xenolect._silence import silences
 from xenolect._steering import Steering
@@ -169,6 +170,7 @@ class Canaries:
     def _begin(self, document: dict[str, Any], ramp: Any) -> None:
         state, _, _ = ramp.step(ramp.start(), sg.Start(), document["started_at"], 0.0)
         document["state"] = ramp.dump(state)
+        document["share"] = Share(state.ppm, document["started_at"]).to_json()
         document["step"] = event_to_json(sg.Start(), document["started_at"], 0.0)
         document["decided"] = None
 
@@ -482,6 +484,8 @@ class Canaries:
     def _fold(self, rollout: Rollout) -> None:
         if not rollout.joined:
             return  # the judge failed and is asked again later
+        if rollout.ratio.stale:  # a share had ended before the last records were folded
+            rollout.recount(self._runtime.index.observations(rollout.id, 0))
         new = self._runtime.index.observations(rollout.id, rollout.cursor)
         if new:
             rollout.fold(new, self._runtime.boot)
@@ -602,7 +606,7 @@ class Canaries:
         if rollout is not None and (rollout.evidence.canary_operations or rollout.failure):
             weighed = rollout.weighed
             verdict, evidence = weighed.verdict, evidence_to_json(weighed.evidence)
-            ratio = weighed.ratio.to_json()
+            ratio = ratio if weighed.ratio is None else weighed.ratio.to_json()
         ended = document.get("ended_at") is not None
         return CanaryStatus(
             current.id,

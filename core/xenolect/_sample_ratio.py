@@ -7,14 +7,16 @@ alike, so nothing is promoted until somebody knows why.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import attrs
 
+from xenolect.facts import Observation
+from xenolect.judges import SILENT
 from xenolect.ramps import MILLION
 
-__all__ = ["ALARM", "Ratio", "SampleRatio"]
+__all__ = ["ALARM", "Ratio", "SampleRatio", "Share"]
 
 ALARM = 1_000.0  # evidence of a mismatch at which a rollout holds: by chance once in 1,000 levels at most
 MASS = 100.0  # weight of the prior around the share
@@ -73,32 +75,92 @@ class Ratio:
         return cls() if data is None else cls(**data)
 
 
+@attrs.frozen
+class Share:
+    """The share whose units are counted, as the rollout's document says it.
+
+    It holds since ``at`` and for observations after sequence ``after``: the last one stored when it was
+    decided. ``idle``: earlier stretches ``(after, upto)`` in which nothing was routed to the canary.
+    """
+
+    ppm: int = 0
+    at: float = float("-inf")
+    after: int = 0
+    idle: tuple[tuple[int, int], ...] = ()
+
+    def next(self, ppm: int, at: float, after: int) -> Share:
+        """The share that follows."""
+        after = max(after, self.after)
+        idle = self.idle
+        if not self.ppm and after > self.after:
+            idle = (*idle, (self.after, after))
+        return Share(ppm, at, after, idle)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is stored in the document."""
+        return {
+            "ppm": self.ppm,
+            "at": self.at,
+            "after": self.after,
+            "idle": [list(stretch) for stretch in self.idle],
+        }
+
+    @classmethod
+    def of(cls, document: Mapping[str, Any]) -> Share:
+        """The share of a document; one written before shares were told apart has a single one."""
+        data = document.get("share")
+        if data is None:
+            at = document.get("share_at", document["started_at"])
+            return cls(int(document["state"]["ppm"]), at)
+        idle = tuple((after, upto) for after, upto in data["idle"])
+        return cls(int(data["ppm"]), data["at"], int(data["after"]), idle)
+
+
 class SampleRatio:
-    """Counts each unit once, at the share at which it is first seen."""
+    """Counts each unit once, at the share at which it is first seen while something is routed.
+
+    What comes out is a function of the share and of the observations in the order of their sequence,
+    whenever a process hears of the share.
+    """
 
     def __init__(self) -> None:
+        self.share = Share()
         self.now = Ratio()
-        self._since = float("-inf")
+        self.cursor = 0  # the last sequence seen
+        self.stale = False  # observations were counted at a share that had ended
         self._known: set[str] = set()
-        self._first: list[tuple[float, bool]] = []  # when, and whether in the canary's arm
 
-    def begin(self, ppm: int, since: float) -> None:
-        """The share is ``ppm`` since then: count anew, those first seen since then."""
-        if (ppm, since) == (self.now.ppm, self._since):
+    def begin(self, share: Share) -> None:
+        """This share is next; ``stale`` when observations that belong to it were seen before."""
+        if share == self.share:
             return
-        later, self._first = self._first, []
-        self.now, self._since = Ratio(ppm), since
-        for at, canary in later:
-            self._count(at, canary=canary)
+        self.stale = self.stale or self.cursor > share.after
+        self.share, self.now = share, Ratio(share.ppm)
 
-    def see(self, unit: str, at: float, *, canary: bool) -> None:
-        """An observation of a unit; while nothing is routed to the canary nobody is counted."""
-        if unit in self._known or not self.now.ppm or len(self._known) >= KNOWN:
+    def see(self, sequence: int, unit: str, at: float, *, canary: bool) -> None:
+        """The next observation; while nothing is routed to the canary nobody is counted."""
+        self.cursor = sequence
+        known, share = self._known, self.share
+        if unit in known or len(known) >= KNOWN:
             return
-        self._known.add(unit)
-        self._count(at, canary=canary)
+        if sequence <= share.after:
+            if not any(after < sequence <= upto for after, upto in share.idle):
+                known.add(unit)
+        elif share.ppm:
+            known.add(unit)
+            if at >= share.at + SETTLE and share.ppm < MILLION:
+                self.now = self.now.more(canary=canary)
 
-    def _count(self, at: float, *, canary: bool) -> None:
-        if at >= self._since + SETTLE and 0 < self.now.ppm < MILLION:
-            self._first.append((at, canary))
-            self.now = self.now.more(canary=canary)
+    def again(self, observations: Iterable[Observation]) -> None:
+        """Count everything seen until now once more, at the share of now."""
+        upto, self.cursor = self.cursor, 0
+        self.now, self.stale = Ratio(self.share.ppm), False
+        self._known = set()
+        self.take(observations, upto)
+
+    def take(self, observations: Iterable[Observation], upto: int) -> None:
+        """See stored observations up to a sequence; silence is nobody's arm."""
+        for each in observations:
+            if self.cursor < each.sequence <= upto and SILENT not in each.custom:
+                self.see(each.sequence, each.unit, each.at, canary=each.arm == "canary")
+        self.cursor = max(self.cursor, upto)

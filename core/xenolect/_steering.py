@@ -13,9 +13,17 @@ from typing import Any
 import attrs
 
 from xenolect import safeguards as sg
-from xenolect._evidence import Rollout, Weighed, event_to_json, evidence_to_json, health_check
+from xenolect._evidence import (
+    ENDED,
+    Rollout,
+    Weighed,
+    event_to_json,
+    evidence_to_json,
+    health_check,
+)
 from xenolect._points import Points
 from xenolect._runtime import Runtime
+from xenolect._sample_ratio import Share
 from xenolect._variants import Variants
 from xenolect.errors import ConflictError, CorruptError
 from xenolect.facts import Change, Put
@@ -48,11 +56,11 @@ class Steering:
 
     def check(self, rollout: Rollout, now: float) -> None:
         """A health check that is due."""
-        weighed = rollout.weighed
+        version, weighed = rollout.version, rollout.weighed
         interval = self._runtime.config.metrics.interval
         check = health_check(rollout, weighed, now, interval, self._units_needed(rollout))
         before = rollout.state
-        self.step(rollout, check, now, weighed)
+        self.step(rollout, check, now, weighed, version)
         passed = rollout.ended or rollout.state.level > before.level
         held = rollout.state.state == CanaryState.HOLD
         fresh = check.fresh
@@ -75,14 +83,22 @@ class Steering:
         return min(needed, max(1, inside)) if self._runtime.agents else needed
 
     def step(
-        self, rollout: Rollout, event: sg.Event, now: float, weighed: Weighed | None = None
+        self,
+        rollout: Rollout,
+        event: sg.Event,
+        now: float,
+        weighed: Weighed | None = None,
+        version: int | None = None,
     ) -> sg.Reply:
         """Step the ramp, commit what it became, carry out what it asks for.
 
-        ``weighed``: what a health check looked at.
+        ``weighed``: what a health check looked at, at this ``version`` of the rollout.
         """
         runtime = self._runtime
         checked = weighed is not None
+        # First: what is decided on this version is committed on this version, or not at all. Writing a
+        # point may hear of a newer one in between.
+        version = rollout.version if version is None else version
         weighed = weighed or rollout.weighed
         if runtime.mode is Mode.OBSERVE and checked:
             runtime.tell(
@@ -92,9 +108,6 @@ class Steering:
                 evidence=evidence_to_json(weighed.evidence),
             )
             return None
-        # First: what is decided on this version is committed on this version, or not at all. Writing a
-        # point may hear of a newer one in between.
-        version = rollout.version
         before, last = rollout.state, rollout.document
         draw = runtime.rng.random()
         state, reply, actions = rollout.ramp.step(before, event, now, draw)
@@ -160,16 +173,23 @@ class Steering:
             "verdict": str(weighed.verdict),
             "evidence": evidence_to_json(weighed.evidence),
             "sequence": weighed.sequence,
-            "ratio": weighed.ratio.to_json(),
+            "ratio": None if weighed.ratio is None else weighed.ratio.to_json(),
             "decided": {"by": "nobody"} if weighed.failed else None,
         }
-        if state.ppm != rollout.state.ppm or made["event"] == "Resume":
-            document["share_at"] = now
+        if state.state not in ENDED and (state.ppm != before.ppm or made["event"] == "Resume"):
+            share = Share.of(last).next(state.ppm, now, self._newest(rollout, weighed))
+            document["share"] = share.to_json()
         if state.state != before.state:
             document["changed_at"] = now
         if state.level != before.level or state.state != before.state:
             document["level_sequence"] = weighed.sequence
         return document
+
+    def _newest(self, rollout: Rollout, weighed: Weighed) -> int:
+        """The last sequence stored of a rollout; a process that does not lead has folded less."""
+        after = max(weighed.sequence, rollout.cursor)
+        stored = self._runtime.index.observations(rollout.id, after)
+        return stored[-1].sequence if stored else after
 
     def _promote(
         self, rollout: Rollout, version: int, document: dict[str, Any], *, forced: bool

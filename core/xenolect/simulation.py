@@ -508,7 +508,7 @@ class _Stage:
         if state.level != before.level or state.state != before.state:
             document["level_sequence"] = rollout.cursor
         if state.ppm != before.ppm:
-            document["share_at"] = now
+            document["share"] = rollout.ratio.share.next(state.ppm, now, rollout.cursor).to_json()
         rollout.take(document, rollout.version + 1)
 
     def _needed(self, drawn: _Drawn, rollout: Rollout) -> int:

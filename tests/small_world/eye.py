@@ -234,7 +234,6 @@ class Eye:
             registry = managers[0]._runtime.registry
             replay = Replay(self.world.index, registry, lag=float("inf"))
             problems: Sequence[Any] = replay.run().problems
-            problems = [p for p in problems if not any(w in p.message for w in self.world.open)]
             if self.world.jumpy:  # which share held when can not be told by clocks that jump
                 problems = [each for each in problems if each.kind != "routing"]
             if problems:

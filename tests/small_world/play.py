@@ -39,9 +39,6 @@ class SmallWorld:
 
     protocols: tuple[str, ...] = ("wire", "log")
     config = CONFIG
-    # Not replayed alike yet: units first seen while nothing is routed are counted, or not, by when
-    # a process adopted the next document (tests/test_small_world.py has the failing case).
-    open: tuple[str, ...] = (": ratio {",)
 
     def __init__(self, seed: int, place: Path | None = None, processes: int | None = None) -> None:
         self.seed = seed
