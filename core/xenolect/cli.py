@@ -27,6 +27,7 @@ COMMANDS = {
     "import": ("import_", "Take in variants and states of the layout of version 1."),
     "init": ("init", "Make a store in a directory, with a commented xenolect.toml."),
     "keys": ("keys", "List, make, rotate, replace and destroy the keys that seal."),
+    "new-plugin": ("new_plugin", "Write a distribution with a working plugin and its tests."),
     "plugins": ("plugins", "Show every plugin: loaded, left out and why, blocked."),
     "points": ("points", "List, create, verify and restore rollback points."),
     "propose": ("propose", "Propose a variant, from options or from JSON files."),
