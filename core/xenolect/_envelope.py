@@ -5,7 +5,8 @@ rebuilt from the objects alone and a cipher can bind both to the payload::
 
     offset  size  field
          0     4  magic "XLC2"
-         4     1  kind: 1 chunk, 2 manifest, 3 mirror, 4 rollback point, 5 journal segment, 6 checkpoint
+         4     1  kind: 1 chunk, 2 manifest, 3 mirror, 4 rollback point, 5 journal segment, 6 checkpoint,
+               7 roll-ups
          5     1  flags: 1 payload is one zstd frame, 2 ``crc`` is set
          6     2  length of the header, with the variant and the check
          8    16  cipher id, ASCII, zero-padded ("none": the payload is not sealed)
@@ -47,6 +48,7 @@ __all__ = [
     "CHUNK",
     "HEADER_MAX",
     "MANIFEST",
+    "METRICS",
     "MIRROR",
     "PLAIN",
     "POINT",
@@ -58,7 +60,7 @@ __all__ = [
 ]
 
 MAGIC = b"XLC2"
-CHUNK, MANIFEST, MIRROR, POINT, SEGMENT, CHECKPOINT = 1, 2, 3, 4, 5, 6
+CHUNK, MANIFEST, MIRROR, POINT, SEGMENT, CHECKPOINT, METRICS = 1, 2, 3, 4, 5, 6, 7
 ZSTD, CRC = 1, 2
 PLAIN = "none"
 """The cipher id of objects that are not sealed; every store can read those."""

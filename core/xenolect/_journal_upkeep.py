@@ -12,6 +12,7 @@ from xenolect.facts import Entry
 
 if TYPE_CHECKING:
     from xenolect._records import Records
+    from xenolect._rollups import RollUps
     from xenolect._runtime import Runtime
     from xenolect._states import States
 
@@ -28,6 +29,7 @@ class JournalUpkeep:
         self._states = states
         self._journal = journal
         self._records = records
+        self.rollups: RollUps | None = None  # set by the manager
 
     # -- checking ---------------------------------------------------------------------------------
 
@@ -38,6 +40,7 @@ class JournalUpkeep:
         is mirrored would be missing when the index has to be rebuilt.
         """
         yield from self._records.check(variant_id)
+        yield from self._check_rollups(variant_id)
         if variant_id is not None:
             return
         lost, entries = 0, ()  # type: tuple[int, Sequence[Entry]]
@@ -47,6 +50,15 @@ class JournalUpkeep:
         except CorruptError as error:
             yield problem_of(error, "index", "", 0)
         yield from self._check_segments(lost, entries)
+
+    def _check_rollups(self, variant_id: str | None) -> Iterator[Problem]:
+        if self.rollups is None:
+            return
+        for owner in sorted(self._runtime.variants):
+            if variant_id in (None, owner):
+                for segment, rows in self.rollups.segments.all(owner):
+                    if isinstance(rows, CorruptError):
+                        yield problem_of(rows, segment.key, owner, segment.revision)
 
     def _entries(self) -> tuple[int, Sequence[Entry]]:
         """How many entries were lost when the index was rebuilt, and those it has; CorruptError."""
@@ -107,12 +119,16 @@ class JournalUpkeep:
 
     def holds(self, key: str) -> bool:
         """Can it be written again from the index?"""
-        return key.startswith("journal/") or self._records.holds(key)
+        return key.startswith("journal/") or _is_rollup(key) or self._records.holds(key)
 
     def rewrite(self, problem: Problem) -> bool:
         """Write one again; False where the index can not say what it was."""
         if self._records.holds(problem.key):
             return self._records.rewrite(problem)
+        if _is_rollup(problem.key):
+            return self.rollups is not None and self.rollups.rewrite(
+                problem.variant_id, problem.key
+            )
         self._runtime.chunks.delete(problem.key)
         self.complete(dry_run=False)
         return True
@@ -137,7 +153,9 @@ class JournalUpkeep:
         for problem in list(self.check(None)):
             if self.holds(problem.key):
                 written.append(problem.key)
-                if not dry_run:
+                if not dry_run and _is_rollup(problem.key):
+                    self.rewrite(problem)
+                elif not dry_run:
                     self._runtime.chunks.delete(problem.key)
         written += self.complete(dry_run=dry_run)
         for variant_id in sorted(self._runtime.variants):
@@ -167,6 +185,10 @@ class JournalUpkeep:
             return _envelope.Header.decode(start, key)[0].sequence < wanted
         except (NotFoundError, CorruptError):
             return True
+
+
+def _is_rollup(key: str) -> bool:
+    return key.startswith("variants/") and "/metrics/" in key
 
 
 def gaps(segments: Sequence[Segment], head: int) -> Iterator[tuple[int, int]]:

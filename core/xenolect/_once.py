@@ -70,6 +70,10 @@ class Once:
             sums[key] = words
         return Window(cls.NAME, now, 0.0, 0, 0, (), sums, writer)
 
+    def whole(self, now: float) -> Window:
+        """Everything known, as a window."""
+        return self.window(self._seen, now, "")
+
     def learn(self, window: Window) -> None:
         """Take in what was stored."""
         for key, (high, *words) in window.sums.items():

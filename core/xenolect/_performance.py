@@ -16,12 +16,14 @@ from typing import Any
 import attrs
 
 from xenolect._agents_lately import Agents, is_hour
+from xenolect._buckets import RESOLUTIONS, begin, end
 from xenolect._codec import moment
 from xenolect._once import Once, is_once
+from xenolect._stored import Stored
 from xenolect._tracks import Cell, Feed, Track, merged
 from xenolect._tracks import add_sum as _sum
 from xenolect.config import MetricsConfig
-from xenolect.errors import LimitError
+from xenolect.errors import InvalidError, LimitError
 from xenolect.facts import Observation, Window
 from xenolect.interfaces import Index
 from xenolect.model import PerformanceHistory, PerformanceMetrics, Stability
@@ -71,6 +73,8 @@ class Performance:
         self._hour = clock()  # when what single agents did was last put into windows
         self._hours: list[Window] = []
         self._followed = 0
+        self._heard: dict[str, int] = {}  # what of a variant ``restore`` read already
+        self.stored = Stored(index, config)
 
     # -- who and what ---------------------------------------------------------------------------
 
@@ -293,18 +297,20 @@ class Performance:
     def restore(self, variant_ids: Iterable[str], now: float) -> None:
         """Rebuild the counters from stored windows, each weighted by its age."""
         half_life = self._config.half_life
-        index = self._index()
-        head, _ = index.appended(None, 0)
+        head, _ = self._index().appended(None, 0)
         for variant_id in variant_ids:
             track = self.track(variant_id)
-            for window in index.windows(variant_id, now - 10 * half_life, now + 86400.0):
+            cursor, windows = self.stored.fresh(variant_id, now)
+            for window in windows:
                 if window.sequence <= head:
-                    age = max(0.0, now - window.start - window.span)
-                    track.add(window, 0.5 ** (age / half_life))
+                    long = window.span > self._config.interval  # an hour: as old as its middle
+                    age = now - window.start - window.span * (0.5 if long else 1.0)
+                    track.add(window, 0.5 ** (max(0.0, age) / half_life))
+            self._heard[variant_id] = max(head, cursor)
             for name in track.classes:
                 self.admit(name)
             track.moved()
-        for window in index.windows(Once.NAME, now - 86400.0, now + 86400.0):
+        for window in self.stored.lately(Once.NAME, now - 86400.0, now)[1]:
             self.once.learn(window)
         self._followed = head
         self._decayed_at = now
@@ -328,6 +334,8 @@ class Performance:
         age = max(0.0, now - window.start - window.span)
         if age > 10 * self._config.half_life:
             return
+        if window.sequence <= self._heard.get(window.variant_id, 0):
+            return
         track = self.track(window.variant_id)
         track.add(window, 0.5 ** (age / self._config.half_life))
         for name in track.classes:
@@ -348,10 +356,30 @@ class Performance:
         history, first = self._stored(variant, window)
         if first is None:
             return history.history()
-        found = history.history()
-        return attrs.evolve(
-            found, count=int(found.count), failures=int(found.failures), since=moment(first)
-        )
+        return attrs.evolve(whole(history.history()), since=moment(first))
+
+    def rollups(self, variant: Any, resolution: str = "hourly") -> list[PerformanceHistory]:
+        """What was measured of a variant in each hour, day or month (UTC) that is kept, oldest first.
+
+        ``since`` and ``until`` of each are the ends of its bucket. Exact, from all processes, the bucket
+        that is not over included. InvalidError unless "hourly", "daily" or "monthly".
+        """
+        if resolution not in RESOLUTIONS:
+            raise InvalidError(
+                f"resolution must be 'hourly', 'daily' or 'monthly', got {resolution!r}"
+            )
+        variant_id = self._resolve(variant)
+        self._flush()
+        found: dict[float, Track] = {}
+        for each in self.stored.rolled(variant_id, resolution, self._clock())[1]:
+            start = begin(resolution, each.start)
+            found.setdefault(start, Track(variant_id, Feed())).add(each, 1.0)
+        return [
+            attrs.evolve(
+                whole(track.history()), since=moment(start), until=moment(end(resolution, start))
+            )
+            for start, track in sorted(found.items())
+        ]
 
     def baseline(self, variant: Any, *, by_agent: bool) -> dict[str, Any]:
         """The last 24 hours of a variant, to be frozen when a rollout starts.
@@ -364,7 +392,7 @@ class Performance:
         if by_agent:
             variant_id, now = self._resolve(variant), self._clock()
             for part in agents.parts(variant_id):
-                for window in self._index().windows(part, now - 86400.0 - HOUR, now + 86400.0):
+                for window in self.stored.lately(part, now - 86400.0 - HOUR, now)[1]:
                     agents.merge(window)
             with self.fold:
                 track = self.tracks.get(variant_id)
@@ -392,7 +420,12 @@ class Performance:
         since = now - window.total_seconds()
         total = Track(variant_id, Feed())
         first: float | None = None
-        for stored in self._index().windows(variant_id, since - self._config.interval, now + 86400):
+        for stored in self.stored.since(variant_id, since, now)[1]:
             total.add(stored, 1.0)
             first = stored.start if first is None else min(first, stored.start)
         return total, first
+
+
+def whole(history: PerformanceHistory) -> PerformanceHistory:
+    """Counts that have no weight of age are whole."""
+    return attrs.evolve(history, count=int(history.count), failures=int(history.failures))

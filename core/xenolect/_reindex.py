@@ -22,6 +22,7 @@ import attrs
 from xenolect._cipher_options import cipher_options
 from xenolect._journal_objects import Chain, JournalObjects
 from xenolect._registry import Registry
+from xenolect._rollup_rebuild import restore
 from xenolect._runtime import chunk_options, index_options, replica_of
 from xenolect._state_objects import Objects
 from xenolect.errors import ConflictError, CorruptError, EmergenceError, NotFoundError
@@ -46,7 +47,7 @@ class Reindexed:
     entries are lost, the facts are not). entries: those in the rebuilt journal. recovered: entries that
     only the damaged index had. lost: entries before a checkpoint, or behind a gap. aside: where the
     old index is. mirrors: objects written anew. restarted: rollouts that begin again, because their
-    evidence was in the index alone.
+    evidence was in the index alone. rollups: roll-ups that came back from their segments.
     """
 
     source: str
@@ -62,6 +63,7 @@ class Reindexed:
     mirrors: tuple[str, ...]
     restarted: tuple[str, ...]
     dry_run: bool
+    rollups: int = 0
 
 
 class Bare:
@@ -179,7 +181,7 @@ def rebuild(
             spare.close()
         chunks.close()
     after = _after(config, plugins)
-    return attrs.evolve(made, aside=aside, mirrors=after[0], restarted=after[1])
+    return attrs.evolve(made, aside=aside, mirrors=after[0], restarted=after[1], rollups=after[2])
 
 
 def _path(config: Config) -> Path | None:
@@ -350,7 +352,7 @@ def _mirror(
 ) -> Reindexed:
     """The index is whole: write what its mirror lacks."""
     assert found.contents is not None
-    mirrors, restarted = _after(config, plugins, dry_run=dry_run, restart=False)
+    mirrors, restarted, _ = _after(config, plugins, dry_run=dry_run, restart=False)
     return Reindexed(
         "index",
         found.contents.revision,
@@ -370,7 +372,7 @@ def _mirror(
 
 def _after(
     config: Config, plugins: Sequence[object], *, dry_run: bool = False, restart: bool = True
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+) -> tuple[tuple[str, ...], tuple[str, ...], int]:
     """Open the store on its index, begin rollouts again, write the mirrors that are missing."""
     from xenolect.manager import EmergenceManager
 
@@ -378,7 +380,14 @@ def _after(
         config, background=False, process=False, actor="reindex", plugins=plugins
     ) as manager:
         restarted = _begin_again(manager) if restart else ()
-        return tuple(manager._mirroring.upkeep.rebuild(dry_run=dry_run)), restarted
+        rolled = 0
+        if restart:
+            index, segments = manager._runtime.index, manager._rollups.segments
+            rolled = restore(index, segments, sorted(manager._runtime.variants))
+        mirrors = tuple(manager._mirroring.upkeep.rebuild(dry_run=dry_run))
+        if not dry_run:
+            manager._rollups.reseal(manager._runtime.clock())
+        return mirrors, restarted, rolled
 
 
 def _begin_again(manager: EmergenceManager) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ COMMANDS = {
     "import": ("import_", "Take in variants and states of the layout of version 1."),
     "init": ("init", "Make a store in a directory, with a commented xenolect.toml."),
     "keys": ("keys", "List, make, rotate, replace and destroy the keys that seal."),
+    "metrics": ("metrics", "Show what was measured of a variant by hour, day or month."),
     "new-plugin": ("new_plugin", "Write a distribution with a working plugin and its tests."),
     "plugins": ("plugins", "Show every plugin: loaded, left out and why, blocked."),
     "points": ("points", "List, create, verify and restore rollback points."),
@@ -39,6 +40,7 @@ COMMANDS = {
     "state": ("state", "Put, get, list, verify and clean up states."),
     "status": ("status", "Show what runs: variants, rollouts, breakers, parts."),
     "variants": ("variants", "List variants and move them through their life."),
+    "watch": ("watch", "Show rollouts, breakers and rates, live."),
     "why": ("why", "Explain a choice for an agent, or what became of a variant."),
 }
 ELSEWHERE = {

@@ -24,6 +24,7 @@ from xenolect._performance import Performance
 from xenolect._points import SERVED, Points
 from xenolect._recording import Recorder
 from xenolect._rollouts import Canaries
+from xenolect._rollups import RollUps
 from xenolect._runtime import Runtime, replica_of
 from xenolect._scrubber import Scrubber
 from xenolect._selection import MISSING, Selector
@@ -111,6 +112,8 @@ class EmergenceManager:
         self.states.replica = partial(replica_of, config, runtime.registry)
         self.states.migrations = Migrations.of(runtime.registry)
         runtime.drop_caches = self.states.clear_cache
+        self._rollups = RollUps(runtime, self.states.objects)
+        self._mirroring.upkeep.rollups = self._rollups
         self._scrubber = Scrubber(runtime, self.states)
         self.keys.reseal = partial(self._mirroring.upkeep.rebuild, dry_run=False)
 
@@ -185,6 +188,7 @@ class EmergenceManager:
             self._scrubber.close()
             runtime.flush()
             self.states.close()
+            self._rollups.close()
             self._mirroring.close()
             self.canaries.leave()
             self._breakers.leave()
@@ -395,6 +399,7 @@ class EmergenceManager:
         self.canaries.tick(now)
         if self._serving:
             self.points.retire(now)
+            self._rollups.tick(now)
 
     _renewed = float("-inf")
 

@@ -63,6 +63,8 @@ def command(
             say(f"{done.lost} entries are lost")
         if done.aside:
             say(f"the old index is kept as {done.aside}")
+        if done.rollups:
+            say(f"{done.rollups} roll-ups of what was measured come from their segments")
         for key in done.damaged:
             say(f"{key}: damaged")
         for key in done.mirrors:

@@ -1,0 +1,558 @@
+"""Roll-ups: equal to a recomputation, kept for their time, sealed when over, back after a lost index."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from xenolect import EmergenceManager, InvalidError, PerformanceMetrics
+from xenolect._buckets import begin, bucket_of, end
+from xenolect._envelope import METRICS
+from xenolect._performance import Performance
+from xenolect._reindex import rebuild
+from xenolect._rollups import RAW
+from xenolect.config import load
+from xenolect.errors import ConflictError, StorageError
+from xenolect.facts import Window
+from xenolect.model import PerformanceHistory
+from xenolect.sketch import Sketch
+from xenolect.testing import Clock, FaultyChunks
+
+START = datetime(2026, 10, 30, 21, 30, tzinfo=UTC).timestamp()
+HOUR, DAY = 3600.0, 86400.0
+SPANS = {"hourly": "%Y-%m-%dT%H", "daily": "%Y-%m-%d", "monthly": "%Y-%m"}
+
+
+@attrs.define
+class Direct:
+    """The same numbers, added up record by record with nothing of the package but its sketch."""
+
+    count: int = 0
+    failures: int = 0
+    sketch: Sketch = attrs.field(factory=Sketch)
+    size: float = 0.0
+
+    def add(self, success: bool, latency: float, size: float) -> None:
+        self.count += 1
+        self.failures += not success
+        self.sketch.add(latency)
+        self.size += size
+
+    def equals(self, found: PerformanceHistory) -> None:
+        assert (found.count, found.failures) == (self.count, self.failures)
+        assert found.p50 == self.sketch.quantile(0.5)
+        assert found.p95 == self.sketch.quantile(0.95)
+        assert found.p99 == self.sketch.quantile(0.99)
+        assert math.isclose(found.custom["size"], self.size / self.count, rel_tol=1e-9)
+
+
+class Fleet:
+    """Records at a steady rate, and what they come to for each variant and bucket."""
+
+    def __init__(self, manager: EmergenceManager, clock: Clock, variants: int, seed: int) -> None:
+        self.manager, self.clock = manager, clock
+        self.draw = random.Random(seed)
+        self.direct: dict[tuple[str, str, str], Direct] = {}
+        self.names = [f"v{n}" for n in range(variants)]
+        for name in self.names:
+            manager.variants.propose(name, {"wire": name}, id=name)
+
+    def record(self) -> None:
+        name = self.draw.choice(self.names)
+        success, latency = self.draw.random() < 0.97, self.draw.lognormvariate(3.0, 0.5)
+        size = self.draw.random()
+        metrics = PerformanceMetrics(float(success), latency, custom={"size": size})
+        self.manager.record(name, metrics, f"agent-{self.draw.randrange(50)}")
+        moment = datetime.fromtimestamp(self.clock.now, UTC)
+        for resolution, shape in SPANS.items():
+            key = (name, resolution, moment.strftime(shape))
+            self.direct.setdefault(key, Direct()).add(success, latency, size)
+
+    def check(self, manager: EmergenceManager, *, since: float = 0.0) -> int:
+        """Every bucket that began after ``since``; how many there were."""
+        found = 0
+        for name in self.names:
+            for resolution, shape in SPANS.items():
+                rolled = {
+                    each.since.strftime(shape): each
+                    for each in manager.performance.rollups(name, resolution)
+                    if each.since is not None and each.since.timestamp() >= since
+                }
+                wanted = {
+                    bucket: direct
+                    for (owner, kind, bucket), direct in self.direct.items()
+                    if (owner, kind) == (name, resolution)
+                    and begin_of((owner, kind, bucket)) >= since
+                }
+                assert sorted(rolled) == sorted(wanted)
+                for bucket, direct in wanted.items():
+                    direct.equals(rolled[bucket])
+                found += len(wanted)
+        return found
+
+
+@pytest.fixture
+def at(clock: Clock) -> Clock:
+    """The clock shortly before the end of a day that is the last but one of its month."""
+    clock.now = START
+    return clock
+
+
+def segments(folder: Path, variant_id: str = "v0") -> dict[str, list[str]]:
+    """Names of the segments of a variant, by resolution."""
+    base = folder / "variants" / variant_id / "metrics"
+    return {
+        each.name: sorted(file.name.removesuffix(".bin") for file in each.iterdir())
+        for each in sorted(base.iterdir())
+    }
+
+
+# -- adding up --------------------------------------------------------------------------------------
+
+
+def test_rollups_equal_a_recomputation_over_days_and_a_month_end(
+    opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """Three days, ticked now and then and reopened once: every hour, day and month is exact."""
+    manager = opened()
+    fleet = Fleet(manager, at, 3, seed=1)
+    for _ in range(1_000):
+        fleet.record()
+        at.advance(fleet.draw.expovariate(1 / 260.0))
+        if fleet.draw.random() < 0.05:
+            manager.tick()
+    assert fleet.check(manager) > 150  # with windows that no roll-up has taken in yet
+    manager.tick()
+    assert manager._runtime.index.unrolled(10)[2] == []
+    assert fleet.check(manager) > 150
+
+    for days in (0.01, 0.3, 1.5, 3.0, 30.0, 400.0):
+        history = manager.performance.history("v0", window=timedelta(days=days))
+        assert history.since is not None
+        at_edge = sum(
+            direct.count
+            for (name, kind, bucket), direct in fleet.direct.items()
+            if (name, kind) == ("v0", "hourly")
+            and begin_of((name, kind, bucket)) >= at.now - days * DAY
+        )
+        assert at_edge <= history.count <= at_edge + 60
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_month_of_records_over_a_hundred_variants(tmp_path: Path) -> None:
+    """One record a second over 100 variants, 31 days in compressed time: every bucket that is kept equals
+    the direct sums, and the index grows with what is kept and not with what was recorded."""
+    clock = Clock(START)
+    kept = 4 * DAY
+    sizes = []
+    with EmergenceManager.open(
+        tmp_path,
+        clock=clock,
+        background=False,
+        metrics={"retention": "2d", "hourly": "4d", "flush_interval": "60s"},
+    ) as manager:
+        fleet = Fleet(manager, clock, 100, seed=2)
+        for _ in range(31):
+            for _ in range(24 * 60):
+                for _ in range(60):
+                    fleet.record()
+                    clock.advance(1.0)
+                manager.tick()
+            sizes.append(sum(each.stat().st_size for each in tmp_path.glob("index.db*")))
+            for key in list(fleet.direct):
+                if key[1] == "hourly" and begin_of(key) < clock.now - kept - DAY:
+                    del fleet.direct[key]
+        while manager._rollups._more or manager._rollups._tasks:
+            manager.tick()
+        found = 0
+        for name in fleet.names:
+            for resolution, shape in SPANS.items():
+                for each in manager.performance.rollups(name, resolution):
+                    assert each.since is not None
+                    if resolution != "hourly" or each.since.timestamp() >= clock.now - kept + HOUR:
+                        fleet.direct.pop((name, resolution, each.since.strftime(shape))).equals(
+                            each
+                        )
+                        found += 1
+        assert found >= 100 * (2 + 31 + 94)
+        assert [key for key in fleet.direct if begin_of(key) >= clock.now - kept + HOUR] == []
+        assert {key[1] for key in fleet.direct} <= {"hourly"}
+        raw = manager._runtime.index.windows("v0", 0.0, clock.now)
+        assert min(each.start for each in raw) >= clock.now - RAW - 240.0
+    print("index in MiB by day:", [round(size / 2**20, 1) for size in sizes])
+    # from the sixth day on only days are added, 3,100 rows in all
+    assert max(sizes[6:]) <= 1.25 * sizes[6]
+
+
+def begin_of(key: tuple[str, str, str]) -> float:
+    """When a bucket of the direct sums begins."""
+    return datetime.strptime(key[2], SPANS[key[1]]).replace(tzinfo=UTC).timestamp()
+
+
+def test_old_rows_are_forgotten_and_disk_is_used_again(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """Each resolution for its own time; raw windows an hour. The file stops to grow."""
+    manager = opened(
+        tmp_path, metrics={"retention": "6h", "hourly": "12h", "daily": "2d", "monthly": "40d"}
+    )
+    fleet = Fleet(manager, at, 2, seed=3)
+    sizes = []
+    for _ in range(60):
+        for _ in range(12):
+            fleet.record()
+            at.advance(300)
+        manager.tick()
+        sizes.append((tmp_path / "index.db").stat().st_size)
+    index, now = manager._runtime.index, at.now
+    assert min(each.start for each in index.windows("v0", 0, now)) >= now - RAW - HOUR
+    for resolution, kept in (("interval", 6 * HOUR), ("hourly", 12 * HOUR), ("daily", 2 * DAY)):
+        first = next(iter(index.rollups("v0", resolution, 0, now))).start
+        assert now - kept - HOUR <= first <= now - kept + DAY
+    assert len(list(index.rollups("v0", "monthly", 0, now))) == 2
+    assert sizes[-1] <= 1.15 * sizes[len(sizes) // 2]
+
+
+def test_two_processes_take_turns_and_nothing_counts_twice(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """The lease says who rolls up; who comes late with the same windows is refused, and begins again."""
+    one, other = opened(tmp_path), opened(tmp_path)
+    fleet = Fleet(one, at, 2, seed=4)
+    for _ in range(300):
+        fleet.record()
+        at.advance(30)
+    one.flush()
+    one.tick()
+    assert not other._rollups._mine()
+    for _ in range(50):
+        fleet.record()
+        at.advance(30)
+    one.flush()
+    # held up for longer than its lease: both believe it is theirs
+    since, until, windows = one._runtime.index.unrolled(500)
+    other._rollups.roll()
+    with pytest.raises(ConflictError):
+        one._rollups._take(since, until, windows)
+    fleet.check(one)
+    one.close()
+    at.advance(60)
+    other.tick()
+    assert other._rollups._mine()
+    fleet.check(other)
+
+
+def test_counters_after_a_restart_are_those_before(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """Read from hours where they are old and from minutes where they are new: the weights of age agree
+    within a percent, and what another process records meanwhile is heard once."""
+    first = opened(tmp_path)
+    fleet = Fleet(first, at, 2, seed=5)
+    for _ in range(300):
+        fleet.record()
+        at.advance(300)
+        first.tick()
+    second = opened(tmp_path)
+    live, again = first.performance.recent("v0")[0], second.performance.recent("v0")[0]
+    assert math.isclose(live.count, again.count, rel_tol=0.01)
+    assert math.isclose(live.failures, again.failures, rel_tol=0.01)
+    for _ in range(20):
+        first.record("v0", PerformanceMetrics(1.0, count=10))
+    first.flush()
+    first._rollups.roll()  # taken in before the other one follows
+    second.tick()
+    assert math.isclose(
+        first.performance.recent("v0")[0].count,
+        second.performance.recent("v0")[0].count,
+        rel_tol=0.01,
+    )
+    third = opened(tmp_path)
+    assert math.isclose(
+        third.performance.recent("v0")[0].count,
+        second.performance.recent("v0")[0].count,
+        rel_tol=0.01,
+    )
+
+
+def test_keys_and_single_agents_stay_known(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """After the raw windows are gone a repeated key still counts nothing, and a rollout's baseline still
+    knows each agent."""
+    manager = opened(tmp_path)
+    Fleet(manager, at, 1, seed=6)
+    for n in range(40):
+        manager.record("v0", PerformanceMetrics(1.0, 5.0), f"agent-{n % 4}", key=("boot", n))
+        at.advance(600)
+        manager.tick()
+    wanted = manager.performance.baseline("v0", by_agent=True)["units"]
+    manager.close()
+    again = opened(tmp_path)
+    at.advance(RAW + HOUR)
+    for _ in range(3):
+        again.tick()
+        at.advance(61)
+    assert next(again._runtime.index.windows("#once", 0, at.now - RAW - HOUR), None) is None
+    again.close()
+    last = opened(tmp_path)
+    last.record("v0", PerformanceMetrics(1.0, 5.0), "agent-3", key=("boot", 39))
+    assert last.status()["measurements"]["duplicates"] == 1
+    assert last.performance.history("v0").count == 40
+    assert last.performance.baseline("v0", by_agent=True)["units"] == wanted
+    assert sum(count for count, _ in wanted.values()) == 40
+
+
+def test_a_resolution_that_is_none_is_refused(manager: EmergenceManager) -> None:
+    """By name, with those there are."""
+    manager.variants.propose("v0", {}, id="v0")
+    with pytest.raises(InvalidError) as caught:
+        manager.performance.rollups("v0", "weekly")
+    assert str(caught.value) == ("resolution must be 'hourly', 'daily' or 'monthly', got 'weekly'")
+    assert manager.performance.rollups("v0", "daily") == []
+
+
+@pytest.mark.parametrize(
+    ("moment", "start", "stop"),
+    [
+        ((2026, 12, 31, 23, 59), (2026, 12, 1), (2027, 1, 1)),
+        ((2028, 2, 29, 12, 0), (2028, 2, 1), (2028, 3, 1)),
+        ((2026, 1, 1, 0, 0), (2026, 1, 1), (2026, 2, 1)),
+    ],
+)
+def test_months_are_those_of_the_calendar(moment: Any, start: Any, stop: Any) -> None:
+    """In UTC, of their own length."""
+    at = datetime(*moment, tzinfo=UTC).timestamp()
+    first = begin("monthly", at)
+    assert first == datetime(*start, tzinfo=UTC).timestamp()
+    assert end("monthly", first) == datetime(*stop, tzinfo=UTC).timestamp()
+
+
+def test_any_split_adds_up_to_the_same() -> None:
+    """Windows in any order and grouping give one bucket: counts and bins to the last one."""
+    draw = random.Random(7)
+    windows = [
+        Window("a", 60.0 * n, 60.0, n + 1, n, [[draw.randrange(50), 1 + n]], {"x": [n, n + 1]})
+        for n in range(40)
+    ]
+    whole = bucket_of(windows[0], "hourly", 60.0)
+    for window in windows:
+        whole.add(window)
+    draw.shuffle(windows)
+    first = bucket_of(windows[0], "hourly", 60.0)
+    for window in windows[:17]:
+        first.add(window)
+    second = bucket_of(windows[0], "hourly", 60.0, [first.rollup()])
+    for window in windows[17:]:
+        second.add(window)
+    assert second.rollup() == whole.rollup()
+
+
+# -- sealed segments --------------------------------------------------------------------------------
+
+
+def hours(
+    fleet: Fleet, manager: EmergenceManager, at: Clock, count: int, step: float = 900.0
+) -> None:
+    """Record for some hours, ticking every quarter."""
+    for _ in range(round(count * HOUR / step)):
+        fleet.record()
+        at.advance(step)
+        manager.tick()
+
+
+def test_closed_buckets_become_segments_and_days_gather_hours(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """An hour is there soon after it is over; a day replaces its hours and a month its days."""
+    manager = opened(tmp_path)
+    fleet = Fleet(manager, at, 1, seed=8)
+    hours(fleet, manager, at, 2)  # 21:30 to 23:30
+    assert segments(tmp_path) == {"hourly": ["2026-10-30-21", "2026-10-30-22"]}
+    before = (tmp_path / "variants/v0/metrics/hourly/2026-10-30-21.bin").read_bytes()
+    hours(fleet, manager, at, 1)
+    assert segments(tmp_path) == {"daily": ["2026-10-30"], "hourly": ["2026-10-30"]}
+    hours(fleet, manager, at, 26)
+    found = segments(tmp_path)
+    assert found["daily"] == ["2026-10"]
+    assert found["monthly"] == ["2026-10"]
+    assert found["hourly"] == ["2026-10-30", "2026-10-31", "2026-11-01-00", "2026-11-01-01"]
+    assert before[4] == METRICS
+
+
+def test_what_comes_late_makes_its_segment_anew(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """A record of a sealed hour: a newer segment with it, then the older goes; also after a restart."""
+    manager = opened(tmp_path)
+    fleet = Fleet(manager, at, 1, seed=9)
+    hours(fleet, manager, at, 2)
+    late = datetime.fromtimestamp(START + 60, UTC)
+    manager.record("v0", PerformanceMetrics(0.0, 9.0, timestamp=late))
+    manager.flush()
+    manager._rollups.roll()
+    manager.close()  # what has to be sealed again is in the index
+    again = opened(tmp_path)
+    at.advance(61)
+    again.tick()
+    names = segments(tmp_path)["hourly"]
+    assert [name.partition(".")[0] for name in names] == ["2026-10-30-21", "2026-10-30-22"]
+    assert "." in names[0]
+    (segment,) = again._rollups.segments.list("v0", "hourly", "2026-10-30-21")
+    (row,) = again._rollups.segments.read("v0", segment)
+    assert row.failures == again.performance.rollups("v0", "hourly")[0].failures
+    assert row.count == again.performance.rollups("v0", "hourly")[0].count
+
+
+def test_segments_end_with_their_retention(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """Objects go like rows do."""
+    manager = opened(tmp_path, metrics={"hourly": "2d", "daily": "4d"})
+    fleet = Fleet(manager, at, 1, seed=10)
+    hours(fleet, manager, at, 24 * 8, step=HOUR)
+    found = segments(tmp_path)
+    assert found["hourly"][0] == "2026-11-05"
+    assert found["monthly"] == ["2026-10"]
+    assert found["daily"][0] == "2026-11-03"
+
+
+KEPT = {"retention": "200y", "hourly": "200y", "daily": "200y", "monthly": "200y"}
+
+
+def test_a_lost_index_gets_its_rollups_back(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """Every hour that was over, and the days and months that follow from them; then the fleet goes on."""
+    (tmp_path / "xenolect.toml").write_text(
+        "[metrics]\n" + "".join(f'{name} = "{time}"\n' for name, time in KEPT.items())
+    )
+    manager = opened(tmp_path)
+    fleet = Fleet(manager, at, 2, seed=13)
+    hours(fleet, manager, at, 30)
+    wanted = {
+        (name, resolution): list(
+            manager._runtime.index.rollups(name, resolution, 0, begin("hourly", at.now - 900))
+        )
+        for name in fleet.names
+        for resolution in SPANS
+    }
+    manager.close()
+    for file in tmp_path.glob("index.db*"):
+        file.unlink()
+    done = rebuild(load(tmp_path))
+    assert done.source == "journal"
+    assert done.rollups >= 60
+    again = opened(tmp_path)
+    for (name, resolution), rows in wanted.items():
+        found = list(again._runtime.index.rollups(name, resolution, 0, at.now))
+        assert [row.start for row in found] == [row.start for row in rows]
+        if resolution == "hourly":
+            assert found == rows
+        else:  # the last one lacks the hour that was not over
+            assert found[:-1] == rows[:-1]
+            assert 0 < found[-1].count <= rows[-1].count
+    fleet.manager = again
+    hours(fleet, again, at, 25)
+    names = segments(tmp_path)
+    assert names["daily"][0] == "2026-10"
+    assert [name[:10] for name in names["hourly"]][:3] == ["2026-10-30", "2026-10-31", "2026-11-01"]
+
+
+def test_damaged_segments_are_found_and_written_again(
+    tmp_path: Path, opened: Callable[..., EmergenceManager], at: Clock
+) -> None:
+    """``verify`` names what is damaged; ``repair`` and ``reindex`` write it, or what is missing, from the
+    index."""
+    (tmp_path / "xenolect.toml").write_text(
+        "[metrics]\n" + "".join(f'{name} = "{time}"\n' for name, time in KEPT.items())
+    )
+    manager = opened(tmp_path)
+    fleet = Fleet(manager, at, 1, seed=14)
+    hours(fleet, manager, at, 5)
+    file = tmp_path / "variants/v0/metrics/hourly/2026-10-30.bin"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    (problem,) = manager.states.verify().problems
+    assert problem.key == "variants/v0/metrics/hourly/2026-10-30.bin"
+    manager.states.repair()
+    assert manager.states.verify().ok
+    (name,) = [each for each in segments(tmp_path)["hourly"] if each.startswith("2026-10-30")]
+    assert name != "2026-10-30"  # what is written is never written over
+    manager.close()
+    file.with_name(f"{name}.bin").unlink()
+    rebuild(load(tmp_path), force=True)
+    assert "2026-10-30" in segments(tmp_path)["hourly"]
+
+
+@pytest.fixture
+def failing(at: Clock) -> Iterator[tuple[EmergenceManager, FaultyChunks]]:
+    """A manager whose object store fails when told."""
+    with EmergenceManager.open("memory://", clock=at, background=False) as manager:
+        chunks = FaultyChunks(manager._runtime.chunks, error=StorageError("away"), only="put")
+        manager._runtime.chunks = chunks  # type: ignore[assignment]
+        yield manager, chunks
+
+
+def test_a_store_that_is_away_holds_nothing_up(
+    failing: tuple[EmergenceManager, FaultyChunks], at: Clock
+) -> None:
+    """Every put of a segment fails once, at each of them: roll-ups stay exact and all is sealed later."""
+    manager, chunks = failing
+    fleet = Fleet(manager, at, 2, seed=11)
+    for n in range(30):
+        chunks.fail_at = len(chunks.calls) + 1 + n % 3
+        hours(fleet, manager, at, 1)
+    chunks.fail_at = 0
+    hours(fleet, manager, at, 2)
+    fleet.check(manager)
+    sealed = [
+        row
+        for segment in manager._rollups.segments.list("v0", "hourly")
+        for row in manager._rollups.segments.read("v0", segment)
+    ]
+    rows = manager._runtime.index.rollups("v0", "hourly", 0, begin("hourly", at.now - 900.0))
+    assert sealed == list(rows)
+    assert len(sealed) > 25
+
+
+def test_half_a_slice_is_never_stored(
+    opened: Callable[..., EmergenceManager], at: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The index fails in the middle of a round: nothing is counted twice by the next."""
+    manager = opened()
+    fleet = Fleet(manager, at, 2, seed=12)
+    for _ in range(50):
+        fleet.record()
+        at.advance(60)
+    manager.flush()
+    index = manager._runtime.index
+    real = index.roll_up
+
+    def fails(*given: Any) -> None:
+        raise StorageError("no space left")
+
+    monkeypatch.setattr(index, "roll_up", fails)
+    manager.tick()
+    assert manager._rollups.error == "no space left"
+    monkeypatch.setattr(index, "roll_up", real)
+    at.advance(11)
+    manager.tick()
+    assert manager._rollups.error is None
+    assert index.unrolled(9)[2] == []
+    fleet.check(manager)
+
+
+def test_the_history_is_a_room_of_the_manager(manager: EmergenceManager) -> None:
+    """``manager.performance`` has the two readers of the contract."""
+    assert isinstance(manager.performance, Performance)
+    assert callable(manager.performance.history)
+    assert callable(manager.performance.rollups)
