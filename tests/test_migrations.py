@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sqlite3
 
@@ -9,7 +10,7 @@ import pytest
 
 from xenolect import AgentContext, InvalidError, PluginError, StorageError, hookimpl, offer
 from xenolect import open as open_manager
-from xenolect.errors import ConfigError, DuplicateError
+from xenolect.errors import ConfigError, CorruptError, DuplicateError
 from xenolect.facts import Put
 
 
@@ -189,19 +190,38 @@ def test_a_newer_minor_of_the_index_is_shared_and_a_newer_major_refused(tmp_path
     assert (tmp_path / "index.db").read_bytes() == before
 
 
+def of_format_3(data):
+    """The same object as a later release would write it, if it changed nothing else."""
+    end = int.from_bytes(data[6:8], "big")  # of the header, whose last 8 bytes are its digest
+    body = b"XLC3" + data[4 : end - 8]
+    return body + hashlib.sha256(body).digest()[:8] + data[end:]
+
+
+def test_a_damaged_number_of_the_format_is_damage(opened, tmp_path):
+    """The header's digest is of format 2: nobody is told to upgrade, and ``verify`` names the object."""
+    manager = old(opened, tmp_path)
+    chunk = next(tmp_path.glob("variants/v/state/chunk_*"))
+    chunk.write_bytes(b"XLC3" + chunk.read_bytes()[4:])
+    (problem, *_) = manager.states.verify(deep=True).problems
+    assert chunk.name in problem.key
+    manager.close()
+    with pytest.raises(CorruptError, match="does not begin as a stored object"):
+        opened(tmp_path).states.get("v")
+
+
 def test_objects_of_a_newer_major_are_refused_with_the_reason(opened, tmp_path):
     """A chunk, a segment of the journal and ``store.json`` of format 3 say "upgrade" and stay as they are."""
     manager = old(opened, tmp_path)
     manager.close()
     chunk = next(tmp_path.glob("variants/v/state/chunk_*"))
-    chunk.write_bytes(b"XLC3" + chunk.read_bytes()[4:])
+    chunk.write_bytes(of_format_3(chunk.read_bytes()))
     later = opened(tmp_path)
     with pytest.raises(StorageError, match="has format 3, this release reads 2; upgrade xenolect"):
         later.states.get("v")
     later.close()
     segment = next(tmp_path.glob("journal/0*"))
     whole = segment.read_bytes()
-    segment.write_bytes(b"XLC3" + whole[4:])
+    segment.write_bytes(of_format_3(whole))
     with pytest.raises(StorageError, match="has format 3"):
         open_manager(tmp_path)
     segment.write_bytes(whole)

@@ -27,31 +27,34 @@ def endings(seeds: range) -> Counter[str]:
     return found
 
 
-def good(found: Counter[str]) -> None:
-    """Nearly all harmful ones are rolled back or in safe mode, and some harmless ones are active."""
-    out = found["rolled back"] + found["safe mode"]
-    assert found["safe mode"] > 0
-    assert found["harmless active"] > 0
-    assert found["passed by"] <= 0.1 * (out + found["passed by"])
-
-
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("block", range(5))
 def test_twenty_rollbacks_under_fire(block: int) -> None:
     """Four runs of each of five plots, a hundred in all: never two baselines, nothing served that was
-    taken back, and an end that is one."""
+    taken back, and an end that is one of the three."""
     found = endings(range(20 * block, 20 * block + 20))
 
     assert sum(found.values()) == 20
-    assert found["passed by"] <= 3
     assert found["rolled back"] >= 8
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_a_thousand_rollbacks_under_fire() -> None:
-    """The same for two hundred of each plot, of other seeds."""
-    good(endings(range(1_000, 2_000)))
+@pytest.mark.parametrize("block", range(10))
+def test_a_hundred_more_rollbacks_under_fire(block: int) -> None:
+    """The same for twenty of each plot, of other seeds, a thousand in all: some harmful variants end in
+    safe mode, some harmless ones are active, and there is no other end than the three."""
+    found = endings(range(1_000 + 100 * block, 1_100 + 100 * block))
+
+    assert set(found) <= {
+        "rolled back",
+        "safe mode",
+        "harmless active",
+        "harmless rolled back",
+        "harmless safe mode",
+    }
+    assert found["safe mode"] > 0
+    assert found["harmless active"] > 0
 
 
 @pytest.mark.timeout(900)

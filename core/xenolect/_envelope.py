@@ -74,6 +74,12 @@ _WINDOW = 8 * 1024 * 1024
 _local = threading.local()
 
 
+def _is_ours(view: memoryview, end: int) -> bool:
+    """Would it be this format but for its number? Then the number is damage, not a newer release's."""
+    body = MAGIC + bytes(view[len(MAGIC) : max(len(MAGIC), end - _CHECK)])
+    return hashlib.sha256(body).digest()[:_CHECK] == view[len(body) : len(body) + _CHECK]
+
+
 @attrs.frozen
 class Header:
     """What an object says of itself. Lengths in bytes, ``written_at`` in milliseconds."""
@@ -123,7 +129,7 @@ class Header:
             raise CorruptError(f"{key} is cut short after {len(view)} bytes", key=key, offset=0)
         magic, kind, flags, end, cipher, store, write, *numbers, length = _FIXED.unpack_from(view)
         if magic != MAGIC:
-            if magic[:3] == MAGIC[:3] and magic[3:].isdigit():
+            if magic[:3] == MAGIC[:3] and magic[3:].isdigit() and not _is_ours(view, end):
                 raise StorageError(
                     f"{key} has format {magic[3:].decode()}, this release reads 2; upgrade xenolect"
                 )

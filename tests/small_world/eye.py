@@ -98,7 +98,7 @@ class Eye:
                 standing.root = value["ref"] and value["ref"]["root"]
             elif change.kind == "rollout" and value is not None:
                 self.variants[change.key].rollouts.append((entry.revision, value))
-            elif change.kind in ("baseline", "safe_mode", "setting"):
+            elif change.kind in ("baseline", "safe_mode", "setting", "breaker"):
                 self.histories.setdefault(key, []).append((entry.revision, value))
                 safe = safe or change.kind == "safe_mode"
         for change in entry.changes:

@@ -131,6 +131,13 @@ class UnderFire(SmallWorld):
         """The new one is the fallback from now on."""
         process.running.variants.baseline("wire", THE)
 
+    def name_base(self, process: Process) -> None:
+        """The old one is the fallback again."""
+        variants = process.running.variants
+        if variants.get(BASE).status == S.DEPRECATED:
+            variants.activate(BASE, force=True)
+        variants.baseline("wire", BASE)
+
     def deprecate_base(self, process: Process) -> None:
         """The old one goes."""
         process.running.variants.deprecate(BASE)
@@ -150,7 +157,7 @@ class UnderFire(SmallWorld):
 
     # -- the play ---------------------------------------------------------------------------------
 
-    def play(self, steps: int = 80) -> Self:
+    def play(self, steps: int = 300) -> Self:
         """From the start of the rollout to calm; at most so many rounds of that."""
         try:
             self.begin()
@@ -256,30 +263,35 @@ class UnderFire(SmallWorld):
             if process.manager is None:
                 self.attempt(process, "opens", process.open)
         for self.count in range(200, 200 + rounds):
-            if self.count == 190 + rounds:
-                self.served.clear()  # what counts is who is served in the end
+            if (
+                self.count >= 280 and self.count % 8 == 0
+            ):  # what is latched is asked again so rarely
+                self.now += 1_800.0
             self.round()
             self.eye.read()
             status = self.eye.variants[THE].at(self.eye.seen)
             if status == S.PAUSED:
                 self.act(self.processes[0], self.resume)
+            if status == S.ACTIVE and self.harm and self.hopeless():
+                self.act(self.processes[0], self.name_base)
             done = (S.ROLLED_BACK,) if self.harm else (S.ROLLED_BACK, S.ACTIVE)
             if status in done or self.safe():
                 return
         if not self.harm:
             self.act(self.processes[0], self.promote)
 
+    def hopeless(self) -> bool:
+        """Is it the fallback that an operator named, and has its breaker latched? Rolling a baseline back
+        leaves it where it is, so who named it has to name another one."""
+        breaker = self.eye.setting("breaker", THE, self.eye.seen)
+        return self.eye.baseline("wire", self.eye.seen) == THE and breaker.get("kind") == "latched"
+
     def safe(self) -> bool:
         """Is the protocol in safe mode?"""
         return bool(self.eye.setting("safe_mode", "wire", self.eye.seen))
 
     def judge_ending(self) -> str:
-        """ACTIVE good, ROLLED_BACK or SAFE_MODE.
-
-        One exception: who became active in spite of all (on evidence from before it did harm, by
-        force, as the baseline that an operator named) and is served to nobody, because its breaker
-        is open or its score is poor, is passed by. There are few of them.
-        """
+        """ACTIVE good, ROLLED_BACK or SAFE_MODE: there is no other one."""
         status = self.eye.variants[THE].at(self.eye.seen)
         if self.safe():
             return "safe mode"
@@ -287,7 +299,4 @@ class UnderFire(SmallWorld):
             return "rolled back"
         if status == S.ACTIVE and not self.harm:
             return "active"
-        share = self.served.get(THE, 0) / max(1, sum(self.served.values()))
-        if status == S.ACTIVE and share < 0.05:
-            return "passed by"
         raise self.wrong(f"{self.plot}: {THE} ends as {status} and does {self.harm and 'harm'}")
