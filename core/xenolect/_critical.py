@@ -80,6 +80,7 @@ class Critical:
                     agent_id,
                     rule,
                     current.id,
+                    extra={"variant_id": current.id, "agent_id": agent_id},
                 )
             return
         if not self._serves(current, agent_id, session):
@@ -194,12 +195,22 @@ class Critical:
         evidence = {"rule": rule, **found}
         runtime.tell("variant.critical", current.id, evidence=evidence, observed=observed)
         if observed:
-            log.error("variant %s would be rolled back, the mode is observe: %s", current.id, words)
+            log.error(
+                "variant %s would be rolled back, the mode is observe: %s",
+                current.id,
+                words,
+                extra={"variant_id": current.id},
+            )
             return
         stays = self._points.stays(current)
         if stays and rule != "corrupt_state":
             # nobody could take its place, and restoring what it is already would change nothing
-            log.error("the baseline %s fails critically: %s", current.id, words)
+            log.error(
+                "the baseline %s fails critically: %s",
+                current.id,
+                words,
+                extra={"variant_id": current.id},
+            )
             return
         if not stays:
             self._points.shut(current.id)
@@ -227,4 +238,4 @@ class Critical:
         except EmergenceError as error:
             if error.retryable:
                 raise
-            log.error("rolling back %s: %s", variant_id, error)
+            log.error("rolling back %s: %s", variant_id, error, extra={"variant_id": variant_id})

@@ -80,7 +80,13 @@ class Kept:
         try:
             _, change = self.write(variant, reason, proven=True)
         except CorruptError as error:
-            log.error("no point of %s is kept (%s): %s", variant.id, reason, error)
+            log.error(
+                "no point of %s is kept (%s): %s",
+                variant.id,
+                reason,
+                error,
+                extra={"variant_id": variant.id},
+            )
             return ()
         return [change, *self.prune(variant.id)]
 

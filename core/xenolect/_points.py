@@ -173,7 +173,12 @@ class Points(Kept):
         if blame:
             runtime.performance.incident(current.id, failed=10.0)
         runtime.tell("variant.rolled_back", current.id, reason=reason, skipped=skipped)
-        log.info("variant %s is rolled back: %s", current.id, reason)
+        log.info(
+            "variant %s is rolled back: %s",
+            current.id,
+            reason,
+            extra={"variant_id": current.id, "revision": runtime.revision},
+        )
         if lost:
             runtime.tell("safe_mode.entered", current.id, why=skipped)
             runtime.settle()

@@ -176,7 +176,12 @@ class Repair:
                 continue
             self._stored(ref)
             healed.append(Healed(owner, head.version, ref.version, names, sources))
-            log.warning("the state of %s was damaged and is whole again: %d", owner, ref.version)
+            log.warning(
+                "the state of %s was damaged and is whole again: %d",
+                owner,
+                ref.version,
+                extra={"variant_id": owner},
+            )
             return
         raise ConflictError(
             f"the state of variant {owner!r} is changed by others faster than it can be repaired; run "
@@ -309,7 +314,7 @@ class Repair:
     def _lose(self, owner: str, head: Head, error: CorruptError, dry_run: bool) -> str:
         if dry_run:
             return "would go back to the newest intact point or version"
-        log.error("the state of %s is lost: %s", owner, error)
+        log.error("the state of %s is lost: %s", owner, error, extra={"variant_id": owner})
         done = self._give_up(owner, str(error))
         if done is not None and self._whole(owner, self._versions.head(owner).version):
             return done

@@ -163,6 +163,7 @@ class Canaries:
                 "unit='session', a larger min_effect or a larger initial_fraction decide sooner",
                 current.id,
                 expected / 86400.0,
+                extra={"variant_id": current.id, "rollout": document["rollout"]},
             )
         runtime.settle()
         return self.status(current.id)
@@ -394,7 +395,12 @@ class Canaries:
         except EmergenceError as error:
             if error.retryable:
                 raise
-            log.error("rolling back %s: %s", variant_id, error)
+            log.error(
+                "rolling back %s: %s",
+                variant_id,
+                error,
+                extra={"variant_id": variant_id, "rollout": rollout_id},
+            )
 
     def _shut(self, variant_id: str) -> None:
         self._breakers.shut.add(variant_id)
@@ -418,7 +424,12 @@ class Canaries:
         if now - rollout.retry_at > CALM:
             rollout.failures = 1  # the first for a long time
         rollout.retry_at = now + min(CALM / 2, 0.25 * 2.0 ** min(rollout.failures, 16))
-        log.error("the rollout of %s holds: %s", rollout.variant_id, rollout.failure)
+        log.error(
+            "the rollout of %s holds: %s",
+            rollout.variant_id,
+            rollout.failure,
+            extra={"variant_id": rollout.variant_id, "rollout": rollout.id},
+        )
         return True
 
     def _join(self, rollout: Rollout) -> None:

@@ -170,6 +170,7 @@ class RollUps:
         rollups.append(self._state(sealed))
         self._runtime.index.roll_up(since, until, rollups)
         self._until, self._buckets = until, touched
+        log.debug("%d windows are added up to %d rows", len(windows), len(rollups))
 
     def _bucket(self, window: Window, resolution: str) -> Bucket:
         start = begin(resolution, window.start, self._interval)
@@ -215,6 +216,7 @@ class RollUps:
             self._tasks.popleft()
             if not self._tasks:
                 self._finish()
+                log.debug("everything is sealed that is over: %s", self._target)
             elif time.perf_counter() - began > budget:
                 return
 

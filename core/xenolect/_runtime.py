@@ -22,6 +22,7 @@ import attrs
 from xenolect import _dependencies
 from xenolect._cipher_options import cipher_options
 from xenolect._codec import agent_from_json, moment, variant_from_json
+from xenolect._logging import TRACE
 from xenolect._performance import Performance
 from xenolect._references import References
 from xenolect._registry import Registry
@@ -43,6 +44,7 @@ from xenolect.model import Agent, AgentContext, Mode, ProtocolVariant, VariantSt
 __all__ = ["Runtime"]
 
 log = logging.getLogger("xenolect.variants")
+measured = logging.getLogger("xenolect.performance")
 
 
 def index_options(config: Config) -> dict[str, Any]:
@@ -277,7 +279,12 @@ class Runtime:
                 reason = rule.refuses(variant, context)
             except Exception as error:
                 reason = f"rule {name!r} failed: {type(error).__name__}: {error}"
-                log.warning("variant %s is excluded: %s", variant.id, reason)
+                log.warning(
+                    "variant %s is excluded: %s",
+                    variant.id,
+                    reason,
+                    extra={"variant_id": variant.id},
+                )
             if reason is not None:
                 return reason
         return None
@@ -374,6 +381,15 @@ class Runtime:
                 self._dirty.add(change.key)
         self.revision = entry.revision
         self.digest = entry.digest
+        if log.isEnabledFor(TRACE):
+            log.log(
+                TRACE,
+                "entry %d of %s is applied: %s",
+                entry.revision,
+                entry.actor,
+                ", ".join(f"{change.kind}/{change.key}" for change in entry.changes),
+                extra={"revision": entry.revision},
+            )
         self.applied(entry)
 
     def load(self) -> None:
@@ -531,6 +547,10 @@ class Runtime:
                     raise
             if durable:
                 self._synced = covers
+        if windows or observations:
+            measured.log(
+                TRACE, "%d windows and %d observations are stored", len(windows), len(observations)
+            )
         self.on_flushed()
 
     def flush_into(

@@ -119,7 +119,7 @@ class Scrubber:
         finally:
             self._running = None
         for problem in report.problems:
-            log.error("damaged: %s", problem.what)
+            log.error("damaged: %s", problem.what, extra={"variant_id": problem.variant_id or None})
             runtime.tell(
                 "state.damaged", problem.variant_id or None, key=problem.key, what=problem.what
             )

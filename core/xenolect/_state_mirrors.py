@@ -68,5 +68,10 @@ class Mirrors:
                         content = self._versions.parent(variant_id, head)
                         self._objects.put_mirror(variant_id, dict(head.value), content)
             except EmergenceError as error:
-                log.warning("the mirror of %s is behind and written later: %s", variant_id, error)
+                log.warning(
+                    "the mirror of %s is behind and written later: %s",
+                    variant_id,
+                    error,
+                    extra={"variant_id": variant_id},
+                )
                 self.touch(variant_id)

@@ -99,7 +99,12 @@ class Versions:
         try:
             return self._objects.content(variant_id, link_of(head.value))
         except CorruptError as error:
-            log.error("the state of %s is damaged, nothing of it is reused: %s", variant_id, error)
+            log.error(
+                "the state of %s is damaged, nothing of it is reused: %s",
+                variant_id,
+                error,
+                extra={"variant_id": variant_id},
+            )
             return None
 
     def version(self, variant_id: str, version: int) -> Mapping[str, Any] | None:

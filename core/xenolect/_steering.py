@@ -68,7 +68,12 @@ class Steering:
             rollout.variant_id, passed=0.0 if held else 1.0, failed=1.0 if held and fresh else 0.0
         )
         if passed:
-            log.info("the rollout of %s goes on: %s", rollout.variant_id, rollout.state)
+            log.info(
+                "the rollout of %s goes on: %s",
+                rollout.variant_id,
+                rollout.state,
+                extra={"variant_id": rollout.variant_id, "rollout": rollout.id},
+            )
 
     def _units_needed(self, rollout: Rollout) -> int:
         needed = int(rollout.document["min_units"])
@@ -115,7 +120,12 @@ class Steering:
         for action in actions:
             if isinstance(action, sg.Alert):
                 runtime.tell("canary.alert", rollout.variant_id, message=action.message)
-                log.warning("%s: %s", rollout.variant_id, action.message)
+                log.warning(
+                    "%s: %s",
+                    rollout.variant_id,
+                    action.message,
+                    extra={"variant_id": rollout.variant_id, "rollout": rollout.id},
+                )
             elif isinstance(action, (sg.Finish, sg.RollBack)):
                 ending = action
         if isinstance(ending, sg.RollBack):
@@ -240,7 +250,11 @@ class Steering:
             replaced=document["replaces"],
             reason=document["state"]["reason"],
         )
-        log.info("variant %s is promoted", variant.id)
+        log.info(
+            "variant %s is promoted",
+            variant.id,
+            extra={"variant_id": variant.id, "rollout": rollout.id, "revision": runtime.revision},
+        )
 
     def ended(self, variant_id: str, reason: str, blame: bool, evidence: Any) -> Sequence[Change]:
         """The rollout's part of the rollback commit."""

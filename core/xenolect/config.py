@@ -23,6 +23,7 @@ import attrs
 
 from xenolect import _layers
 from xenolect._checks import Check, at_least, fraction, one_of, positive, show
+from xenolect._logging import CATEGORIES
 from xenolect._options import structure
 from xenolect.errors import ConfigError
 from xenolect.secret import Secret
@@ -81,6 +82,11 @@ def _bounds(bounds: tuple[float, ...] | None) -> str | None:
     if bounds is None or (len(bounds) == 2 and bounds[0] < bounds[1]):
         return None
     return f"expected [lowest, highest], got {list(bounds)}"
+
+
+def _categories(names: tuple[str, ...]) -> str | None:
+    unknown = [name for name in names if name not in CATEGORIES]
+    return f"expected some of {', '.join(CATEGORIES)}; got {unknown}" if unknown else None
 
 
 def _initial(share: float) -> str | None:
@@ -218,12 +224,15 @@ class JournalConfig:
 
 @attrs.frozen
 class LogConfig:
-    """Logging level (ERROR, WARN, INFO, DEBUG, TRACE) and categories."""
+    """Logging level (ERROR, WARN, INFO, DEBUG, TRACE) and categories.
 
-    level: str = attrs.field(
-        default="WARN", validator=one_of("ERROR", "WARN", "INFO", "DEBUG", "TRACE")
+    Without a level the application's own logging decides, and the command line logs nothing.
+    """
+
+    level: str | None = attrs.field(
+        default=None, validator=one_of("ERROR", "WARN", "INFO", "DEBUG", "TRACE")
     )
-    categories: tuple[str, ...] = ()
+    categories: tuple[str, ...] = attrs.field(default=(), validator=Check(_categories))
 
 
 @attrs.frozen

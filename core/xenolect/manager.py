@@ -18,6 +18,7 @@ from xenolect._critical import Critical
 from xenolect._evidence import ENDED
 from xenolect._guarded_states import GuardedStates
 from xenolect._keys import Keys
+from xenolect._logging import configure as configure_logs
 from xenolect._migrations import Migrations
 from xenolect._mirroring import Mirroring
 from xenolect._performance import Performance
@@ -146,6 +147,7 @@ class EmergenceManager:
             storage if storage is None or isinstance(storage, (str, Config)) else os.fspath(storage)
         )
         config = load(path, **given)
+        configure_logs(config.log)
         registry = Registry.collect(config.plugins, plugins)
         runtime = Runtime(
             config,

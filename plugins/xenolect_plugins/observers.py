@@ -34,7 +34,14 @@ def xenolect_observe(event: Event) -> None:
         event.kind,
         event.variant_id or "",
         detail,
-        extra={"xenolect_event": event.kind, "xenolect_variant": event.variant_id},
+        extra={
+            "event": event.kind,
+            "variant_id": event.variant_id,
+            "agent_id": event.detail.get("agent_id") or event.detail.get("agent"),
+            "rollout": event.detail.get("rollout"),
+            "revision": event.revision,
+            "detail": dict(event.detail),
+        },
     )
 
 
