@@ -12,6 +12,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -25,7 +26,7 @@ from xenolect.errors import (
     StorageFullError,
     UnavailableError,
 )
-from xenolect.facts import Observation, Put, Window
+from xenolect.facts import Observation, Put, Rollup, Window
 from xenolect.interfaces import Index
 from xenolect.testing import IndexTests
 from xenolect.testing.index import replayed
@@ -480,7 +481,7 @@ def test_writers_that_checkpoint_at_once_lose_nothing(path: Path) -> None:
                 index.append_windows([Window(sys.argv[2], number, 60.0, 1, 0)] * 20)
             if number % 50 == 49:
                 index.close()
-                index = SqliteIndex(sys.argv[1])
+                index = SqliteIndex(sys.argv[1], busy_timeout=60)
                 connections = index._connections
         index.close()
         print("done")
@@ -579,4 +580,85 @@ def test_one_process_hears_another(path: Path) -> None:
     with pytest.raises(ConflictError):
         index.commit([Put("v", "a", 1, 2)], actor="", at=0)
     index.append_windows([Observation("r", "canary", "u", 1, 0, 0.0)])
+    index.close()
+
+
+def _flip(path: Path, table: str, column: str, value: Any) -> None:
+    db = sqlite3.connect(path)
+    with db:
+        db.execute(f"UPDATE {table} SET {column} = ?", (value,))
+    db.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("observations", "failures", 7),
+        ("observations", "arm", "control"),
+        ("observations", "latency_ms", 1.0),
+        ("observations", "digest", ""),
+        ("windows", "count", 99),
+        ("windows", "bins", "[[1,2]]"),
+        ("rollups", "failures", 5),
+        ("leases", "holder", "somebody"),
+        ("leases", "until", 9e9),
+    ],
+)
+def test_an_edited_measurement_is_never_believed(
+    tmp_path: Path, table: str, column: str, value: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Evidence is refused whole; a window, a roll-up or a lease is left out; all are named."""
+    path = tmp_path / "index.db"
+    index = SqliteIndex(path)
+    index.append_windows(
+        [
+            Observation("r", "canary", "a", 3, 1, 5, 12.5, {"bytes": 2.0}, "w"),
+            Window("v", 60, 60, 10, 1, [[3, 10]], {"bytes": [4.0, 2]}),
+        ]
+    )
+    since, until, _ = index.unrolled(10)
+    index.roll_up(since, until, [Rollup("v", 0, 3600, 10, 1, [[3, 10]], resolution="hourly")])
+    index.lease("leader/r", "me", 10.0, 100.0)
+    assert list(index.damage()) == []
+    index.close()
+    _flip(path, table, column, value)
+
+    index = SqliteIndex(path)
+    assert list(index.damage()) == [f"{table}/1"]
+    caplog.clear()
+    if table == "observations":
+        with pytest.raises(CorruptError, match=r"observation 1 .* not what was written"):
+            index.observations("r", 0)
+        assert column == "arm" or not caplog.records
+    elif table == "windows":
+        assert list(index.windows("v", 0, 1e6)) == []
+    elif table == "rollups":
+        assert list(index.rollups("v", "hourly", 0, 1e6)) == []
+    else:
+        assert [lease.holder for lease in index.leases("leader/", 20.0)] == ["(damaged)"]
+        taken = index.lease("leader/r", "other", 20.0, 100.0)
+        assert (taken.holder, taken.epoch) == ("other", 2)
+    if table != "observations":
+        assert "not what was written" in caplog.text
+    index.close()
+
+
+def test_an_older_file_gets_digests(tmp_path: Path) -> None:
+    """Rows that were written before there were digests are sealed when the file is opened."""
+    path = tmp_path / "index.db"
+    index = SqliteIndex(path)
+    index.append_windows([Window("v", 60.0, 60.0, 10, 1)])
+    index.lease("leader/r", "me", 10.0, 100.0)
+    index.close()
+    db = sqlite3.connect(path)
+    with db:
+        for table in ("observations", "windows", "rollups", "leases"):
+            db.execute(f"ALTER TABLE {table} DROP COLUMN digest")
+        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'digests_of_rows'")
+        db.execute("UPDATE meta SET value = '1.2' WHERE key = 'schema'")
+    db.close()
+    index = SqliteIndex(path)
+    assert [window.count for window in index.windows("v", 0.0, 1e6)] == [10]
+    assert index.lease("leader/r", "me", 11.0, 100.0).epoch == 1
+    assert list(index.damage()) == []
     index.close()

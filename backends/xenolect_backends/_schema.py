@@ -11,6 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xenolect.errors import ConfigError, CorruptError
+from xenolect_backends._rows import (
+    LEASE_COLUMNS,
+    OBSERVATION_COLUMNS,
+    ROLLUP_COLUMNS,
+    WINDOW_COLUMNS,
+    digest_row,
+)
 
 if TYPE_CHECKING:
     from sqlite_utils import Migrations
@@ -21,7 +28,7 @@ APPLICATION = 0x786E6C74
 """``xnlt``, in the header of the file: whose database it is."""
 
 MAJOR = 1
-MINOR = 2
+MINOR = 3
 
 _FIRST = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -92,6 +99,14 @@ CREATE INDEX windows_by_age ON windows (start);
 _WRITER = "ALTER TABLE windows ADD COLUMN writer TEXT NOT NULL DEFAULT ''"
 
 
+_DIGESTS = {
+    "observations": OBSERVATION_COLUMNS,
+    "windows": WINDOW_COLUMNS,
+    "rollups": ROLLUP_COLUMNS,
+    "leases": LEASE_COLUMNS,
+}
+
+
 def _migrations() -> Migrations:
     from sqlite_utils import Database, Migrations
 
@@ -108,6 +123,18 @@ def _migrations() -> Migrations:
     @migrations()
     def writer_of_windows(db: Database) -> None:
         _each(db, _WRITER)
+
+    @migrations()
+    def digests_of_rows(db: Database) -> None:
+        for table, columns in _DIGESTS.items():
+            db.execute(f"ALTER TABLE {table} ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
+            for number, *values in db.execute(
+                f"SELECT rowid, {', '.join(columns)} FROM {table}"  # noqa: S608
+            ).fetchall():
+                db.execute(
+                    f"UPDATE {table} SET digest = ? WHERE rowid = ?",  # noqa: S608
+                    (digest_row(table, values), number),
+                )
 
     return migrations
 

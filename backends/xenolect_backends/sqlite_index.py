@@ -7,7 +7,6 @@ The file must be on a local disk. Every process, thread and fork may use the sam
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -42,16 +41,23 @@ from xenolect.facts import (
 )
 from xenolect.units import Seconds
 from xenolect_backends._connections import FOREIGN, Connections, raise_translated
-from xenolect_backends._rollups import (
-    APPENDED,
-    NEXT,
-    ROLLED,
-    ROLLUPS,
-    as_text,
-    forget,
-    put,
-    rollup_of,
-    window_of,
+from xenolect_backends._rollups import APPENDED, NEXT, ROLLED, ROLLUPS, WINDOWS, forget, put
+from xenolect_backends._rows import (
+    DAMAGED,
+    LEASE_COLUMNS,
+    OBSERVATION_COLUMNS,
+    ROLLUP_COLUMNS,
+    WINDOW_COLUMNS,
+    damage,
+    insert,
+    lease_of,
+    lease_row,
+    observation_row,
+    observations_of,
+    rollup_row,
+    rollups_of,
+    window_row,
+    windows_of,
 )
 
 __all__ = ["SqliteIndex"]
@@ -65,19 +71,27 @@ ON CONFLICT (kind, key) DO UPDATE
 SET version = excluded.version, value = excluded.value, digest = excluded.digest"""
 _ENTRY = """INSERT INTO journal (revision, previous, actor, at, changes, digest)
 VALUES (?, ?, ?, ?, ?, ?)"""
-_OBSERVATION = """INSERT INTO observations
-(rollout, arm, unit, operations, failures, at, latency_ms, custom, writer)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"""
-_WINDOW = """INSERT INTO windows (variant_id, start, span, count, failures, bins, sums, writer)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?)"""
+_OBSERVATION = insert("observations", OBSERVATION_COLUMNS)
+_OBSERVATIONS = f"""SELECT sequence, {", ".join(OBSERVATION_COLUMNS)}, digest FROM observations
+WHERE rollout = ? AND sequence > ? ORDER BY sequence"""  # noqa: S608
+_WINDOW = insert("windows", WINDOW_COLUMNS)
 _NEWEST = "SELECT max(id) FROM windows"
 _SYNCED = """INSERT INTO meta (key, value) VALUES ('synced', '1')
 ON CONFLICT (key) DO UPDATE SET value = value + 1"""
 _SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'observations'"
-_HELD = "SELECT name, holder, until, epoch FROM leases WHERE name = ?"
-_LEASE = """INSERT INTO leases (name, holder, until, epoch) VALUES (?, ?, ?, ?)
-ON CONFLICT (name) DO UPDATE
-SET holder = excluded.holder, until = excluded.until, epoch = excluded.epoch"""
+_HELD = "SELECT name, holder, until, epoch, digest FROM leases WHERE name = ?"
+_LEASE = insert(
+    "leases",
+    LEASE_COLUMNS,
+    """ON CONFLICT (name) DO UPDATE
+SET holder = excluded.holder, until = excluded.until, epoch = excluded.epoch, digest = excluded.digest""",
+)
+_EVERY = {
+    "observations": f"SELECT rowid, {', '.join(OBSERVATION_COLUMNS)}, digest FROM observations",  # noqa: S608
+    "windows": f"SELECT rowid, {', '.join(WINDOW_COLUMNS)}, digest FROM windows",  # noqa: S608
+    "rollups": f"SELECT rowid, {', '.join(ROLLUP_COLUMNS)}, digest FROM rollups",  # noqa: S608
+    "leases": f"SELECT rowid, {', '.join(LEASE_COLUMNS)}, digest FROM leases",  # noqa: S608
+}
 
 
 class SqliteIndex:
@@ -134,7 +148,7 @@ class SqliteIndex:
         check_text(actor, "the actor", empty=True)
         plain = [change for change, _ in prepared]
         stored = canonical([change_to_json(change) for change in plain])
-        rows = [_observation_row(each) for each in observations]
+        rows = [observation_row(each) for each in observations]
         with self._live().writing(durable=True) as db:
             head, previous = db.execute(_HEAD).fetchone() or (0, GENESIS)
             check_after(after, head)
@@ -243,8 +257,8 @@ class SqliteIndex:
 
         A durable one syncs the log, and so what was appended before it; for that it must write something.
         """
-        observations = [_observation_row(each) for each in batch if isinstance(each, Observation)]
-        windows = [(*_window_row(each), each.writer) for each in batch if isinstance(each, Window)]
+        observations = [observation_row(each) for each in batch if isinstance(each, Observation)]
+        windows = [window_row(each) for each in batch if isinstance(each, Window)]
         with self._live().writing(durable=durable) as db:
             if durable and not batch:
                 db.execute(_SYNCED)
@@ -259,13 +273,8 @@ class SqliteIndex:
         """Windows of a variant whose start is in ``[since, until)``, oldest first, read in pages."""
         at, last = since, -1
         while True:
-            rows = self._all(
-                "SELECT id, variant_id, start, span, count, failures, bins, sums, writer FROM windows "
-                "WHERE variant_id = ? AND (start, id) > (?, ?) AND start < ? "
-                "ORDER BY start, id LIMIT ?",
-                (variant_id, at, last, until, _PAGE),
-            )
-            yield from map(window_of, rows)
+            rows = self._all(WINDOWS, (variant_id, at, last, until, _PAGE))
+            yield from windows_of(rows)
             if len(rows) < _PAGE:
                 return
             last, _, at = rows[-1][:3]
@@ -279,17 +288,17 @@ class SqliteIndex:
             return newest if after is None else after, []
         rows = self._all(APPENDED, (after, newest, writer, limit))
         full = len(rows) == limit
-        return rows[-1][0] if full else newest, [window_of(row) for row in rows]
+        return rows[-1][0] if full else newest, list(windows_of(rows))
 
     def unrolled(self, limit: int) -> tuple[int, int, Sequence[Window]]:
         """The next windows that no ``roll_up`` has taken in, between two cursors."""
         since = int((self._one(ROLLED, ()) or (0,))[0])
         rows = self._all(NEXT, (since, limit))
-        return since, rows[-1][0] if rows else since, [window_of(row) for row in rows]
+        return since, rows[-1][0] if rows else since, list(windows_of(rows))
 
     def roll_up(self, since: int, until: int, rollups: Sequence[Rollup]) -> None:
         """Store roll-ups and move the cursor, all or nothing."""
-        rows = [(each.resolution, *_window_row(each)) for each in rollups]
+        rows = [rollup_row(each) for each in rollups]
         with self._live().writing(durable=False) as db:
             put(db, since, until, rows)
 
@@ -297,7 +306,7 @@ class SqliteIndex:
         self, variant_id: str, resolution: str, since: float, until: float
     ) -> Iterator[Rollup]:
         """Roll-ups of a variant whose start is in ``[since, until)``, oldest first."""
-        yield from map(rollup_of, self._all(ROLLUPS, (resolution, variant_id, since, until)))
+        yield from rollups_of(self._all(ROLLUPS, (resolution, variant_id, since, until)))
 
     def forget(self, resolution: str, before: float, limit: int) -> int:
         """Delete old windows that were taken in, or old roll-ups."""
@@ -306,26 +315,11 @@ class SqliteIndex:
 
     def observations(self, rollout: str, after: int) -> Sequence[Observation]:
         """Evidence of a rollout with a sequence greater than ``after``, in sequence order."""
-        rows = self._all(
-            "SELECT arm, unit, operations, failures, at, latency_ms, custom, writer, sequence "
-            "FROM observations WHERE rollout = ? AND sequence > ? ORDER BY sequence",
-            (rollout, after),
-        )
-        return [
-            Observation(
-                rollout,
-                arm,
-                unit,
-                operations,
-                failures,
-                at,
-                latency_ms,
-                {} if custom == "{}" else json.loads(custom),
-                writer,
-                sequence,
-            )
-            for arm, unit, operations, failures, at, latency_ms, custom, writer, sequence in rows
-        ]
+        return observations_of(self._all(_OBSERVATIONS, (rollout, after)))
+
+    def damage(self) -> Iterator[str]:
+        """The keys of measurements and leases that are not what was written."""
+        yield from damage((table, self._all(every, ())) for table, every in _EVERY.items())
 
     # -- leases -----------------------------------------------------------------------------------
 
@@ -333,7 +327,7 @@ class SqliteIndex:
         """Take, renew or give back a lease; return who holds it now ("" for nobody)."""
         with self._live().writing(durable=False) as db:
             row = db.execute(_HELD, (name,)).fetchone()
-            found = Lease(*row) if row else Lease(name, "", 0.0, 0)
+            found = lease_of(row) if row else Lease(name, "", 0.0, 0)
             live = bool(found.holder) and now < found.until
             if live and found.holder != holder:
                 return found
@@ -344,17 +338,20 @@ class SqliteIndex:
                 found = Lease(name, "", now, found.epoch)
             else:
                 return found
-            db.execute(_LEASE, (found.name, found.holder, found.until, found.epoch))
+            db.execute(_LEASE, lease_row(found))
             return found
 
     def leases(self, prefix: str, now: float) -> Sequence[Lease]:
         """The live leases whose names start with ``prefix``, by name."""
         rows = self._all(
-            "SELECT name, holder, until, epoch FROM leases "
-            "WHERE substr(name, 1, ?) = ? AND holder != '' AND until > ? ORDER BY name",
-            (len(prefix), prefix, now),
+            "SELECT name, holder, until, epoch, digest FROM leases "
+            "WHERE substr(name, 1, ?) = ? AND holder != '' ORDER BY name",
+            (len(prefix), prefix),
         )
-        return [Lease(*row) for row in rows]
+        # A damaged one is listed whatever time it says: who reads records in leases fails closed.
+        return [
+            lease for lease in map(lease_of, rows) if lease.until > now or lease.holder == DAMAGED
+        ]
 
     def close(self) -> None:
         """Checkpoint and close; closing twice is fine."""
@@ -385,29 +382,3 @@ class SqliteIndex:
                 connections.give_back(db)
         except FOREIGN as error:
             raise_translated(error, self.path)
-
-
-def _observation_row(each: Observation) -> tuple[Any, ...]:
-    return (
-        each.rollout,
-        each.arm,
-        each.unit,
-        each.operations,
-        each.failures,
-        each.at,
-        each.latency_ms,
-        as_text(each.custom) if each.custom else "{}",
-        each.writer,
-    )
-
-
-def _window_row(each: Window) -> tuple[Any, ...]:
-    return (
-        each.variant_id,
-        each.start,
-        each.span,
-        each.count,
-        each.failures,
-        as_text(each.bins),
-        as_text(each.sums),
-    )

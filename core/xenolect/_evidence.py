@@ -17,6 +17,7 @@ from xenolect import safeguards as sg
 from xenolect._routing import routed
 from xenolect._sample_ratio import Ratio, SampleRatio, Share
 from xenolect._trust import LateJudge, answer_of, evidence_to_json, words_of
+from xenolect.errors import CorruptError
 from xenolect.facts import Observation
 from xenolect.interfaces import Judge, Safeguard
 from xenolect.judges import SILENT, Baseline, Evidence, Guardrail, JudgeConfig
@@ -168,12 +169,14 @@ class Rollout:
             self.merged = self.judge.start(self._baseline, self._config)
             self.local = self.judge.start(self._baseline, self._own)
         except Exception as error:
-            self._fail(error)
+            self.fail(error)
         return not self.failure
 
-    def _fail(self, error: Exception) -> None:
-        """The judge raised: hold, and weigh everything again from the start when it can be asked."""
-        self.failure = f"the judge failed: {words_of(error)}"
+    def fail(self, error: Exception) -> None:
+        """The judge raised, or its evidence is damaged: hold, and weigh everything again from the start
+        when it can be asked."""
+        what = "the evidence is damaged" if isinstance(error, CorruptError) else "the judge failed"
+        self.failure = f"{what}: {words_of(error)}"
         self.failures += 1
         self.joined = self.acts = False
         held = Evidence(reason=self.failure)
@@ -185,7 +188,7 @@ class Rollout:
             try:
                 return answer_of(self.judge.update(state, observations))
             except Exception as error:
-                self._fail(error)
+                self.fail(error)
         return Verdict.HOLD, self.weighed.evidence
 
     def take(self, document: Mapping[str, Any], version: int) -> None:

@@ -9,6 +9,7 @@ from xenolect._journal_objects import JournalObjects, Segment, in_slices
 from xenolect._upkeep_report import Problem, problem_of
 from xenolect.errors import CorruptError, NotFoundError
 from xenolect.facts import Entry
+from xenolect.interfaces import CheckedIndex
 
 if TYPE_CHECKING:
     from xenolect._records import Records
@@ -49,6 +50,10 @@ class JournalUpkeep:
             lost, entries = self._entries()
         except CorruptError as error:
             yield problem_of(error, "index", "", 0)
+        if isinstance(self._runtime.index, CheckedIndex):
+            for key in self._runtime.index.damage():
+                words = f"the index's row {key} is not what was written"
+                yield Problem(f"index/{key}", None, None, None, words, "", 0)
         yield from self._check_segments(lost, entries)
 
     def _check_rollups(self, variant_id: str | None) -> Iterator[Problem]:

@@ -30,6 +30,7 @@ from xenolect._validate import check_name
 from xenolect._variants import Variants
 from xenolect.errors import (
     ConflictError,
+    CorruptError,
     EmergenceError,
     InvalidError,
     NotFoundError,
@@ -448,7 +449,9 @@ class Canaries:
                     for k in range(rollout.processes)
                 )
             with runtime.performance.fold:
-                stored = runtime.index.observations(rollout.id, 0)
+                stored = self._stored(rollout, 0)
+                if stored is None:
+                    return
                 rollout.fold(stored, runtime.boot)
                 waiting = [o for o in runtime.performance.waiting() if o.rollout == rollout.id]
                 rollout.joined_at = rollout.cursor
@@ -460,6 +463,15 @@ class Canaries:
                 rollout.joined = True
                 if acts and verdict == Verdict.ROLLBACK:
                     self._prove(rollout, evidence, local=True)
+
+    def _stored(self, rollout: Rollout, after: int) -> Sequence[Observation] | None:
+        """The rollout's evidence; None where it is damaged: then it holds, as for a failing judge."""
+        try:
+            return self._runtime.index.observations(rollout.id, after)
+        except CorruptError as error:
+            log.error("the rollout of %s holds: %s", rollout.variant_id, error)
+            rollout.fail(error)
+            return None
 
     def _leads(self, rollout: Rollout) -> bool:
         if self._left:
@@ -496,8 +508,13 @@ class Canaries:
         if not rollout.joined:
             return  # the judge failed and is asked again later
         if rollout.ratio.stale:  # a share had ended before the last records were folded
-            rollout.recount(self._runtime.index.observations(rollout.id, 0))
-        new = self._runtime.index.observations(rollout.id, rollout.cursor)
+            every = self._stored(rollout, 0)
+            if every is None:
+                return
+            rollout.recount(every)
+        new = self._stored(rollout, rollout.cursor)
+        if new is None:
+            return
         if new:
             rollout.fold(new, self._runtime.boot)
         if rollout.verdict == Verdict.ROLLBACK:  # as of joining, perhaps

@@ -23,6 +23,7 @@ __all__ = [
     "Buffer",
     "BufferChunkStore",
     "BufferCipher",
+    "CheckedIndex",
     "ChunkStore",
     "Cipher",
     "EnvelopeCipher",
@@ -193,6 +194,15 @@ class Index(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections; closing twice is fine."""
+        ...
+
+
+@runtime_checkable
+class CheckedIndex(Protocol):
+    """An index that keeps a digest beside measurements and leases, too; ``verify`` asks it."""
+
+    def damage(self) -> Iterator[str]:
+        """The keys (``table/row``) of those that are not what was written."""
         ...
 
 

@@ -7,7 +7,7 @@ import sqlite3
 from pathlib import Path
 
 import pytest
-from xenolect_sqlar import SqlarChunks
+from xenolect_sqlar.store import SqlarChunks
 
 from xenolect import EmergenceManager
 from xenolect.errors import CorruptError, InvalidError, StorageFullError

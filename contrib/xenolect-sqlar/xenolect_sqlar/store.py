@@ -10,13 +10,12 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import attrs
 
-from xenolect import hookimpl, offer
 from xenolect.errors import (
     CorruptError,
     DuplicateError,
@@ -26,12 +25,11 @@ from xenolect.errors import (
     StorageFullError,
     UnavailableError,
 )
-from xenolect.hookspecs import Offer
-from xenolect.interfaces import Buffer, ChunkStore
+from xenolect.interfaces import Buffer
 from xenolect.objects import as_bytes, check_key, check_prefix, check_range
 from xenolect.units import Seconds
 
-__all__ = ["SqlarChunks", "xenolect_chunk_storage"]
+__all__ = ["SqlarChunks"]
 
 # The archive's table, to the letter: https://sqlite.org/sqlar.html
 _TABLE = (
@@ -198,9 +196,3 @@ class SqlarChunks:
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
-
-
-@hookimpl
-def xenolect_chunk_storage() -> Iterable[Offer[ChunkStore]]:
-    """Offer the store."""
-    yield offer("sqlar", SqlarChunks)
