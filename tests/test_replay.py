@@ -21,6 +21,7 @@ from xenolect._routing import routed
 from xenolect.cli import main
 from xenolect.decisions import Decisions
 from xenolect.errors import EmergenceError
+from xenolect.facts import Put
 from xenolect.testing import Clock
 from xenolect_backends.sqlite_index import SqliteIndex
 
@@ -261,6 +262,47 @@ def test_a_forged_count_of_units_is_named(
 
     assert kind in {p["kind"] for p in found["problems"]}
     assert "units" in str(found["problems"]) or "share" in str(found["problems"])
+
+
+def test_what_another_version_of_a_judge_decided_is_not_recomputed(
+    store: Path, tmp_path: Path
+) -> None:
+    """Its name and both versions are said; transitions and routing are recomputed all the same."""
+
+    def edit(document: Any) -> bool:
+        document["judge"]["version"] = 7
+        return bool(document["state"]["state"] == "promoted")  # the last one
+
+    found = replay_of(rewritten(store, tmp_path / "s", edit), 0)
+
+    assert found["verdicts"] == 0
+    assert found["transitions"] > 20
+    assert len(found["unverified"]) == 3
+    assert "version 7 of the judge 'evalue' decided, version 1 is installed" in str(found)
+
+
+def test_a_store_of_before_baselines_were_facts_opens_and_is_replayed(
+    store: Path, tmp_path: Path
+) -> None:
+    """Its documents hold the baseline themselves, and a ramp's state with fewer fields."""
+    index = index_of(store)
+    frozen = {f.key: f.value for f in index.load().facts if f.kind == "frozen"}
+    journal = [c for e in index.changes(0) for c in e.changes if c.kind == "frozen"]
+    frozen |= {c.key: c.value for c in journal if isinstance(c, Put)}
+    index.close()
+
+    def edit(document: Any) -> bool:
+        document["baseline"] = frozen[document["baseline"]]
+        del document["guardrails"], document["state"]["inner"], document["judge"]["version"]
+        return bool(document["state"]["state"] == "promoted")  # the last one
+
+    place = rewritten(store, tmp_path / "s", edit)
+    found = replay_of(place, 0)
+
+    assert found["ok"]
+    assert "version 0 of the judge" in str(found["unverified"])
+    with EmergenceManager.open(place, background=False) as manager:
+        assert manager.canaries.status("zstd").state == "promoted"
 
 
 def test_units_counted_by_an_older_release_are_not_verified(store: Path, tmp_path: Path) -> None:

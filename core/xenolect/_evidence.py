@@ -8,7 +8,7 @@ alpha; with several each local one spends ``alpha / (2 P)`` and the merged one `
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -31,6 +31,7 @@ __all__ = [
     "event_from_json",
     "event_to_json",
     "evidence_to_json",
+    "frozen_of",
     "health_check",
     "is_strong",
 ]
@@ -52,6 +53,14 @@ def baseline_from_json(data: Mapping[str, Any]) -> Baseline:
             for unit, bins in data.get("unit_latency", {}).items()
         },
     )
+
+
+def frozen_of(
+    document: Mapping[str, Any], get: Callable[[str], Mapping[str, Any]]
+) -> Mapping[str, Any]:
+    """The frozen baseline of a document: the fact that it names, or, before that was one, its own."""
+    named = document["baseline"]
+    return named if isinstance(named, Mapping) else get(named)
 
 
 _EVENTS: dict[str, type[Any]] = {
@@ -129,7 +138,7 @@ class Rollout:
             share=document["levels"][0] / 1_000_000,
             seed=self.salt & 0xFFFFFFFF,
             levels=tuple(level / 1_000_000 for level in document["levels"]),
-            guardrails=tuple(Guardrail(**each) for each in document["guardrails"]),
+            guardrails=tuple(Guardrail(**each) for each in document.get("guardrails", ())),
         )
         self._own = attrs.evolve(
             self._config, alpha=alpha if alone else alpha / (2 * self.processes)

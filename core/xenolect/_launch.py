@@ -199,7 +199,11 @@ class Launch:
             "min_operations": settings.min_operations,
             "min_units": settings.min_units,
             "check_interval": settings.health_check_interval,
-            "judge": {"use": settings.judge.use, "options": dict(settings.judge.options)},
+            "judge": {
+                "use": settings.judge.use,
+                "options": dict(settings.judge.options),
+                "version": getattr(self._judge(settings.judge), "version", 1),
+            },
             "ramp": {"use": settings.use, "options": ramp_options(plan.ppm, settings)},
             "processes": settings.processes or processes,
             "baseline": name,

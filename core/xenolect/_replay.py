@@ -21,6 +21,7 @@ from xenolect._evidence import (
     baseline_from_json,
     event_from_json,
     evidence_to_json,
+    frozen_of,
     is_strong,
 )
 from xenolect._recount import recounted
@@ -153,13 +154,18 @@ class Replay:
     def machine(self, attempt: Attempt) -> Rollout:
         """The rollout as a process held it when it began."""
         document = attempt.steps[0][3]
-        judge: Judge[Any] = self._registry.make(
-            "judges", document["judge"]["use"], document["judge"]["options"], "canary.judge"
-        )
+        judge = self.judge(document)
         ramp: Safeguard[Any] = self._registry.make(
             "safeguards", document["ramp"]["use"], document["ramp"]["options"], "canary"
         )
         return Rollout(document, 1, judge, ramp, baseline_from_json(attempt.baseline))
+
+    def judge(self, document: Mapping[str, Any]) -> Judge[Any]:
+        """The judge that a document names, as it is installed now."""
+        made: Judge[Any] = self._registry.make(
+            "judges", document["judge"]["use"], document["judge"]["options"], "canary.judge"
+        )
+        return made
 
     def observations(self, rollout: str) -> Sequence[Observation]:
         """All evidence of a rollout that is stored."""
@@ -187,7 +193,7 @@ def attempts(entries: Sequence[Entry]) -> list[Attempt]:
             name,
             each[0][3]["variant_id"],
             tuple(each),
-            frozen.get(each[0][3]["baseline"], _NOTHING),
+            frozen_of(each[0][3], lambda named: frozen.get(named, _NOTHING)),
         )
         for name, each in steps.items()
     ]
@@ -226,7 +232,8 @@ class _Player:
     def play(self) -> None:
         """Verdicts, transitions, routing."""
         try:
-            self._verdicts()
+            if self._judged_alike():
+                self._verdicts()
             self._transitions()
             self._ratios()
             self._routing()
@@ -239,6 +246,20 @@ class _Player:
         self.problems.append(Problem(kind, revision, f"{name}: {text}"))
 
     # -- verdicts ---------------------------------------------------------------------------------
+
+    def _judged_alike(self) -> bool:
+        """Does the judge that is installed weigh as the one that decided then?"""
+        first = self._attempt.steps[0][3]
+        judge = self._replay.judge(first)
+        apart = isinstance(first["baseline"], str)  # before that no judge had a version
+        then, now = first["judge"].get("version", int(apart)), getattr(judge, "version", 1)
+        if then != now:
+            self.unverified.append(
+                f"the rollout of {self._attempt.variant_id}: version {then} of the judge "
+                f"{first['judge']['use']!r} decided, version {now} is installed; its verdicts are "
+                f"recomputed by the release that wrote them"
+            )
+        return bool(then == now)
 
     def _verdicts(self) -> None:
         """Fold every observation, and stop where a document says what the judge had said there."""
@@ -325,9 +346,13 @@ class _Player:
                     self._wrong("transition", revision, "its state changed without an event")
                 before = document
                 continue
-            wanted = {canonical(document["state"])}
+            wanted = canonical(document["state"])
+            names = set(document["state"])  # a field that a later release added is not compared
             reached = self._reached(machine.ramp, state, made, revision, document)
-            if reached.isdisjoint(wanted):
+            if not any(
+                canonical({n: v for n, v in each.items() if n in names}) == wanted
+                for each in reached
+            ):
                 self._wrong(
                     "transition",
                     revision,
@@ -345,17 +370,18 @@ class _Player:
         made: Mapping[str, Any] | None,
         revision: int,
         document: Mapping[str, Any],
-    ) -> set[str]:
+    ) -> list[Mapping[str, Any]]:
         """What the ramp can become by the stored event, or by any, where none was stored."""
         if made is not None:
             event = event_from_json(made)
             self._gates(event, revision, document)
             after, _, _ = ramp.step(state, event, made["at"], made["draw"])
-            return {canonical(ramp.dump(after))}
+            return [ramp.dump(after)]
         at = max(document["changed_at"], document["started_at"])
-        return {canonical(ramp.dump(state))} | {
-            canonical(ramp.dump(ramp.step(state, event, at, 0.5)[0])) for event in _events(document)
-        }
+        return [
+            ramp.dump(state),
+            *(ramp.dump(ramp.step(state, event, at, 0.5)[0]) for event in _events(document)),
+        ]
 
     def _gates(self, event: sg.Event, revision: int, document: Mapping[str, Any]) -> None:
         """Was the event what the evidence allowed?"""

@@ -15,7 +15,13 @@ from typing import Any
 from xenolect import safeguards as sg
 from xenolect._breakers import Breakers
 from xenolect._codec import moment
-from xenolect._evidence import Rollout, baseline_from_json, event_to_json, evidence_to_json
+from xenolect._evidence import (
+    Rollout,
+    baseline_from_json,
+    event_to_json,
+    evidence_to_json,
+    frozen_of,
+)
 from xenolect._launch import Launch
 from xenolect._lifecycle import check_transition
 from xenolect._points import Points
@@ -180,7 +186,8 @@ class Canaries:
         """Store a rollout's baseline apart from its document, which is written at each step; the one
         of the variant's last rollout goes (the journal keeps it)."""
         last = self._runtime.value("rollout", variant_id)
-        gone = [Drop("frozen", last["baseline"])] if last is not None else []
+        apart = last is not None and isinstance(last["baseline"], str)
+        gone = [Drop("frozen", last["baseline"])] if apart else []
         return [*gone, Put("frozen", name, dict(baseline))]
 
     def _attempt(self, variant_id: str) -> int:
@@ -222,7 +229,7 @@ class Canaries:
                     version,
                     LateJudge(partial(self._launch.judge_of, value)),
                     self._launch.ramp_of(value),
-                    baseline_from_json(self._runtime.value("frozen", value["baseline"])),
+                    baseline_from_json(frozen_of(value, partial(self._runtime.value, "frozen"))),
                 )
                 if not current.ended:
                     self._breakers.shut.discard(key)

@@ -362,7 +362,11 @@ class Safeguard(Protocol[S]):
 
 
 class Judge(Protocol[S]):
-    """Weighs the evidence of one rollout. ``S`` is owned by one writer and may be mutable."""
+    """Weighs the evidence of one rollout. ``S`` is owned by one writer and may be mutable.
+
+    A judge that weighs the same records otherwise than an earlier release of it has an attribute
+    ``version`` (int, 1 without one) that is raised then: replay compares like with like.
+    """
 
     def start(self, baseline: Baseline, config: JudgeConfig) -> S:
         """The state before the first observation."""
