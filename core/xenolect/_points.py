@@ -16,6 +16,7 @@ import attrs
 from xenolect._breakers import Breakers
 from xenolect._codec import moment, variant_to_json
 from xenolect._keyring import of_keys
+from xenolect._outcomes import outcome
 from xenolect._point_store import Kept
 from xenolect._runtime import Runtime
 from xenolect._states import States
@@ -270,6 +271,7 @@ class Points(Kept):
             if evidence is not None and "rule" in evidence:
                 why["evidence"] = evidence
             changes.append(Put("quarantine", current.id, why))
+        changes.append(outcome(runtime, current.id, "rolled_back" if blame else "aborted"))
         if lost and not safe:
             entered = {"since": runtime.clock(), "variant_id": current.id, "why": skipped}
             changes.append(Put("safe_mode", current.protocol, entered))

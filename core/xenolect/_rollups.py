@@ -130,6 +130,11 @@ class RollUps:
             self._held = False
             runtime.index.lease("rollups", runtime.boot, runtime.alive(), 0.0)
 
+    @property
+    def behind(self) -> bool:
+        """Is there more to do than one tick does? Of the process that rolls up."""
+        return bool(self._more or self._tasks)
+
     # -- taking windows in --------------------------------------------------------------------------
 
     def roll(self, budget: float = BUDGET) -> bool:

@@ -21,6 +21,7 @@ from xenolect._evidence import (
     evidence_to_json,
     health_check,
 )
+from xenolect._outcomes import outcome
 from xenolect._points import Points
 from xenolect._runtime import Runtime
 from xenolect._sample_ratio import Share
@@ -229,7 +230,12 @@ class Steering:
                     expected=version,
                     found=found,
                 )
-            changes: list[Change] = [active, point, *self._points.prune(variant.id)]
+            changes: list[Change] = [
+                active,
+                point,
+                outcome(runtime, variant.id, "promoted"),
+                *self._points.prune(variant.id),
+            ]
             document.pop("replaced", None)
             replaced = runtime.variants.get(document["replaces"] or "")
             if replaced is not None and replaced.status == S.ACTIVE:

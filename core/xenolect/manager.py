@@ -15,7 +15,6 @@ from xenolect._breaker_records import Ledger, Times
 from xenolect._breakers import Breakers
 from xenolect._call import Call, Receipt
 from xenolect._critical import Critical
-from xenolect._evidence import ENDED
 from xenolect._guarded_states import GuardedStates
 from xenolect._keys import Keys
 from xenolect._logging import configure as configure_logs
@@ -29,6 +28,8 @@ from xenolect._rollups import RollUps
 from xenolect._runtime import Runtime, replica_of
 from xenolect._scrubber import Scrubber
 from xenolect._selection import MISSING, Selector
+from xenolect._status import status_of
+from xenolect._system import Disk
 from xenolect._validate import check_name
 from xenolect._variants import Variants
 from xenolect.config import Config, load
@@ -38,14 +39,12 @@ from xenolect.events import Event
 from xenolect.facts import Put
 from xenolect.model import (
     Agent,
-    CanaryStatus,
     Explanation,
     Mode,
     PerformanceMetrics,
     ProtocolVariant,
     Reason,
     Selection,
-    VariantStatus,
 )
 
 __all__ = ["Call", "EmergenceManager", "Receipt", "open"]
@@ -113,6 +112,7 @@ class EmergenceManager:
         self.states.replica = partial(replica_of, config, runtime.registry)
         self.states.migrations = Migrations.of(runtime.registry)
         runtime.drop_caches = self.states.clear_cache
+        self._disk = Disk(config)
         self._rollups = RollUps(runtime, self.states.objects)
         self._mirroring.upkeep.rollups = self._rollups
         self._scrubber = Scrubber(runtime, self.states)
@@ -422,81 +422,12 @@ class EmergenceManager:
         return self._runtime.listen(callback)
 
     def status(self) -> dict[str, Any]:
-        """Counts, parts in use, rollouts, shut breakers, safe modes: plain JSON."""
-        runtime = self._runtime
-        variants = list(runtime.variants.values())
-        counts = {str(s): sum(v.status == s for v in variants) for s in VariantStatus}
-        rollouts = [
-            fact.value
-            for (kind, _), fact in list(runtime.facts.items())
-            if kind == "rollout" and fact.value is not None
-        ]
-        ended = [r for r in rollouts if r.get("ended_at") is not None]
-        done = {str(s): 0 for s in ENDED}
-        for rollout in ended:
-            state = rollout["state"]["state"]
-            done[state] = done.get(state, 0) + 1
-        total = sum(done.values())
-        return {
-            "mode": str(runtime.mode),
-            "revision": runtime.revision,
-            "storage": runtime.config.storage,
-            "parts": dict(runtime.options()),
-            "variants": counts,
-            "baselines": {
-                key: fact.value["variant_id"]
-                for (kind, key), fact in list(runtime.facts.items())
-                if kind == "baseline" and fact.value
-            },
-            "agents": len(runtime.agents),
-            "rollouts": {
-                "running": [
-                    _status_row(self.canaries.status(v.id))
-                    for v in variants
-                    if v.status in (VariantStatus.CANARY, VariantStatus.PAUSED)
-                ],
-                **done,
-                "success_rate": done["promoted"] / total if total else None,
-            },
-            "breakers_shut": sorted(self._breakers.shut),
-            "dependencies": {
-                name: str(each.status.state) for name, each in runtime.dependencies.items()
-            },
-            "agents_ejected": {v: len(out) for v, out in sorted(self._breakers.agents.out.items())},
-            "safe_mode": sorted(
-                key
-                for (kind, key), fact in list(runtime.facts.items())
-                if kind == "safe_mode" and fact.value
-            ),
-            "processes": len(runtime.index.leases("process/", runtime.alive())),
-            "measurements": {
-                "pending": runtime.performance.pending,
-                "rejected": runtime.performance.rejected,
-                "late": runtime.performance.late,
-                "duplicates": runtime.performance.once.duplicates,
-            },
-            "state_cache": self.states.cache().row(),
-            "events_dropped": runtime.dropped_events,
-            "stale": runtime.stale,
-            "mirror": self._mirroring.status(),
-            "scrub": self._scrubber.status(),
-        }
+        """Counts, rates, sizes, parts in use, rollouts, shut breakers, safe modes: plain JSON."""
+        return status_of(self)
 
     def plugins(self) -> list[Any]:
         """Every plugin found: loaded, left out (and why) or blocked."""
         return self._runtime.registry.describe()
-
-
-def _status_row(status: CanaryStatus) -> dict[str, Any]:
-    return {
-        "variant": status.variant_id,
-        "control": status.control_id,
-        "state": str(status.state),
-        "level": status.level,
-        "fraction": status.fraction,
-        "verdict": str(status.verdict),
-        "reason": status.reason,
-    }
 
 
 open = EmergenceManager.open

@@ -33,6 +33,19 @@ def command(manager: EmergenceManager, output: Output) -> None:
                 f"cache      {format_bytes(cache['bytes'])} of {format_bytes(cache['limit'])}, "
                 f"{cache['hit_rate']:.0%} of {cache['hits'] + cache['misses']} reads hit"
             )
+        disk, process = status["disk"], status["process"]
+        sizes = [
+            f"{name} {format_bytes(size)}"
+            for name, size in (("store", disk["bytes"]), ("index", disk["index_bytes"]))
+            if size is not None
+        ]
+        if sizes:
+            say(f"disk       {', '.join(sizes)}")
+        memory = process["memory_bytes"] or process["memory_peak_bytes"]
+        if memory is not None:
+            say(
+                f"this       {format_bytes(memory)} of memory, {process['cpu_seconds']:.2f} s of CPU"
+            )
         for protocol, baseline in sorted(status["baselines"].items()):
             say(f"baseline   {protocol}: {baseline}")
         for rollout in status["rollouts"]["running"]:
@@ -45,8 +58,9 @@ def command(manager: EmergenceManager, output: Output) -> None:
         if done["success_rate"] is not None:
             say(
                 f"ended      {done['promoted']} promoted, {done['rolled_back']} rolled back, "
-                f"{done['aborted']} aborted"
+                f"{done['aborted']} aborted: {done['success_rate']:.0%} of deployments succeeded"
             )
+            say(f"rollbacks  {status['rollbacks']['in_30_days']} in 30 days")
         for name in status["breakers_shut"]:
             say(f"breaker    {name} is shut")
         for protocol in status["safe_mode"]:
