@@ -27,6 +27,7 @@ from xenolect.errors import (
 )
 from xenolect_backends import _schema
 from xenolect_backends._file_lock import FileLock
+from xenolect_backends._local import FULL, sync_directory
 
 __all__ = ["FOREIGN", "Connections", "raise_translated"]
 
@@ -47,14 +48,15 @@ _abandoned: list[object] = []
 """Connections of a parent process: even closing them here could harm the parent, so they are kept."""
 
 
-FOREIGN = (sqlite3.Error, UnicodeError, OverflowError)
-"""What a statement may raise: the last two for values that no column can hold."""
+FOREIGN = (sqlite3.Error, UnicodeError, OverflowError, OSError)
+"""What a statement may raise: the two in the middle for values that no column can hold, the last from
+the lock's file."""
 
 
 def raise_translated(error: Exception, path: Path) -> NoReturn:
     """Raise ours for SQLite's: full, not answering, corrupt, a bad value, or a plain StorageError."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    if code == sqlite3.SQLITE_FULL:
+    if code == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in FULL:
         raise StorageFullError(
             f"no space is left for the index {path}; free some, nothing was changed"
         ) from error
@@ -72,6 +74,14 @@ def raise_translated(error: Exception, path: Path) -> NoReturn:
     if isinstance(error, _BAD_VALUES):
         raise InvalidError(f"the index refuses a value: {error}; nothing was changed") from error
     raise StorageError(f"the index {path} failed: {error}; nothing was acknowledged") from error
+
+
+def _make(folder: Path) -> None:
+    """Create a folder, and those above it, with durable names."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in reversed(missing):
+        sync_directory(str(each.parent))
 
 
 class Connections:
@@ -99,7 +109,7 @@ class Connections:
                 f"use a newer Python"
             )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make(path.parent)
             self._file_lock.acquire(busy_timeout)
             try:
                 self._writer = self._connect("rwc")
@@ -112,7 +122,7 @@ class Connections:
             except BaseException:
                 self._writer.close()
                 raise
-        except (*FOREIGN, OSError) as error:
+        except FOREIGN as error:
             self._file_lock.forget()
             raise_translated(error, path)
         except EmergenceError:

@@ -44,9 +44,12 @@ class FileLock:
             pause = min(pause * 1.5, 0.005)
 
     def release(self) -> None:
-        """Let the next one in."""
+        """Let the next one in. Never fails: what was done under the lock is done."""
         if self._file is not None:
-            _unlock(self._file)
+            try:
+                _unlock(self._file)
+            except OSError:
+                self.forget()  # closing lets go of it too
 
     def forget(self) -> None:
         """Close the file; what a parent process holds stays held."""

@@ -28,9 +28,10 @@ from xenolect.errors import (
 )
 from xenolect.objects import TEMPORARY
 
-__all__ = ["LocalFiles", "raise_translated", "read_into"]
+__all__ = ["FULL", "LocalFiles", "raise_translated", "read_into", "sync_directory"]
 
-_FULL = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
+FULL = frozenset((errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)))
+"""Numbers of errors that say: no space, no larger file, no quota."""
 _NO_LINKS = {
     errno.EPERM,
     errno.EXDEV,
@@ -44,7 +45,7 @@ _BINARY = getattr(os, "O_BINARY", 0)
 
 def raise_translated(error: OSError, what: str) -> NoReturn:
     """StorageFullError where space, size or quota is at its end; StorageError otherwise."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         raise StorageFullError(
             f"{what}: {error}; free some space or raise the quota, nothing was stored"
         ) from error
@@ -70,6 +71,8 @@ class LocalFiles:
 
     def __init__(self, root: str) -> None:
         self.root = os.path.realpath(root)
+        self._durable: set[str] = set()
+        """Folders whose names this process has synced in the folder above."""
 
     def place(self, key: str) -> str:
         """The path of a key; CorruptError if a link was planted anywhere on the way.
@@ -105,7 +108,8 @@ class LocalFiles:
             try:
                 file = _create(temporary)
             except FileNotFoundError:
-                self._make(folder)
+                self._durable.clear()
+                os.makedirs(folder, exist_ok=True)
                 file = _create(temporary)
             try:
                 _write(file, data)
@@ -116,7 +120,8 @@ class LocalFiles:
                 os.unlink(temporary)
             else:
                 os.replace(temporary, path)
-            _sync_directory(folder)
+            sync_directory(folder)
+            self._settle(folder)
         except NotADirectoryError as error:
             raise InvalidError(f"{key!r} lies under another object; choose another key") from error
         except OSError as error:
@@ -160,19 +165,24 @@ class LocalFiles:
             elif key.startswith(prefix):
                 yield key
 
-    def _make(self, folder: str) -> None:
-        """Create missing directories, each one's name synced in the one above."""
-        missing = []
-        while not os.path.isdir(folder):
-            missing.append(folder)
-            above = os.path.dirname(folder)
-            if above == folder:
+    def _settle(self, folder: str) -> None:
+        """Make the names of a folder and of those above durable, once in a process.
+
+        Also where they were there before: who made them may have died, or failed, before it synced them.
+        """
+        unknown = []
+        while folder not in self._durable:
+            unknown.append(folder)
+            if folder == self.root:
                 break
-            folder = above
-        for each in reversed(missing):
-            with contextlib.suppress(FileExistsError):
-                os.mkdir(each)
-            _sync_directory(os.path.dirname(each))
+            folder = os.path.dirname(folder)
+        for each in reversed(unknown):  # from above, so that what is known holds all the way up
+            try:
+                sync_directory(os.path.dirname(each))
+            except PermissionError:
+                if each != self.root:  # what the store lies in is the owner's
+                    raise
+            self._durable.add(each)
 
 
 def _duplicate(key: str) -> DuplicateError:
@@ -204,7 +214,8 @@ def _link(temporary: str, path: str, key: str) -> None:
         raise
 
 
-def _sync_directory(folder: str) -> None:
+def sync_directory(folder: str) -> None:
+    """Make the names in a directory durable. OSError."""
     if os.name == "nt":
         return
     file = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))

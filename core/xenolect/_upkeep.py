@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = ["Mirror", "Upkeep"]
 
 _OURS = re.compile(
-    r"variants/(?P<variant>[a-z0-9._-]+)/state/"
+    r"variants/(?P<variant>[a-z0-9._-]+)/(?:state/"
     r"(?:chunk_[0-9a-f]{16}-[0-9a-f]{16}\.bin|pack_[0-9a-f]{16}\.bin"
     r"|(?P<sequence>[0-9]{8,})(?P<beside>-[0-9a-f]{16})?\.json)"
+    r"|points/(?P<point>[0-9]{8,})\.json)"
 )
+_POINT_GRACE = 3600.0  # s, at least: a point's commit does not say in which epoch it began
 Place = tuple[str, int, int]  # an object's key, and offset and length of a part of it
 
 
@@ -174,11 +176,12 @@ class Upkeep:
         door = self._door
         allowed = float(door.config.state.gc_grace if grace is None else seconds_of(grace))
         oldest = door.clock() - allowed
-        listed = [key for key in door.chunks.list("variants/") if _OURS.fullmatch(key)]
+        # All of it: a listing also lets a store remove what writers that died began, wherever that is.
+        listed = [key for key in door.chunks.list("") if _OURS.fullmatch(key)]
         door.catch_up()
         used = self._used()
         loose = [key for key in listed if key not in used and not self._awaited(key)]
-        due = [key for key in loose if self._written_at(key) <= oldest]
+        due = [key for key in loose if self._written_at(key) <= oldest - self._spared(key, allowed)]
         if due and not dry_run:
             door.commit_retrying(self._fence, actor=f"gc, grace {format_seconds(allowed)}")
             used = self._used()
@@ -206,17 +209,32 @@ class Upkeep:
                     f"variants/{owner}/state/{entry.object}" for entry in manifest.changed.values()
                 )
                 at = manifest.parent
+        points = [fact for (kind, _), fact in list(self._door.facts.items()) if kind == "point"]
+        used.update(fact.value["object"] for fact in points if fact.value is not None)
         return used
+
+    def _spared(self, key: str, grace: float) -> float:
+        """Seconds by which an object is spared beyond the grace."""
+        match = _OURS.fullmatch(key)
+        return max(0.0, _POINT_GRACE - grace) if match and match["point"] else 0.0
 
     def _awaited(self, key: str) -> bool:
         """Is this a plain ``<seq>.json`` that a writer could still commit?
 
-        It is the one kind of name that is not random. Where the version is taken already nobody can
-        commit it; before that a removed name could be created again while a second collector, with an
-        older list, is about to remove it.
+        These are the names that are not random. Where the number is taken already nobody can commit
+        it; before that a removed name could be created again while a second collector, with an older
+        list, is about to remove it.
         """
         match = _OURS.fullmatch(key)
-        if match is None or match["sequence"] is None or match["beside"]:
+        if match is None or match["beside"]:
+            return False
+        if match["point"]:
+            later = f"{match['variant']}/{int(match['point']):08d}"
+            return not any(
+                kind == "point" and name.rpartition("/")[0] == match["variant"] and name >= later
+                for kind, name in list(self._door.facts)
+            )
+        if match["sequence"] is None:
             return False
         return int(match["sequence"]) > self._versions.head(match["variant"]).version
 

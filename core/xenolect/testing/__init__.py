@@ -35,6 +35,7 @@ pytest.register_assert_rewrite(
 
 from xenolect.testing.chunk_store import ChunkStoreTests  # noqa: E402
 from xenolect.testing.ciphers import CipherTests  # noqa: E402
+from xenolect.testing.crashes import Crash, CrashSweep, Stage, SystemCall  # noqa: E402
 from xenolect.testing.deciders import RuleTests, SafeguardTests, ScorerTests  # noqa: E402
 from xenolect.testing.doubles import Clock, FaultyChunks, Heard  # noqa: E402
 from xenolect.testing.index import IndexTests  # noqa: E402
@@ -45,6 +46,8 @@ __all__ = [
     "ChunkStoreTests",
     "CipherTests",
     "Clock",
+    "Crash",
+    "CrashSweep",
     "FaultyChunks",
     "Heard",
     "IndexTests",
@@ -53,4 +56,6 @@ __all__ = [
     "RuleTests",
     "SafeguardTests",
     "ScorerTests",
+    "Stage",
+    "SystemCall",
 ]

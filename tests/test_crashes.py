@@ -1,0 +1,347 @@
+"""Kill -9 at every system call of what changes a store, and errors of the disk at each of them."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from tests.test_states import noise
+
+from xenolect import ConfigError, EmergenceError, EmergenceManager
+from xenolect.testing import Clock, Crash, CrashSweep, Stage, SystemCall
+
+CHUNK = 1024
+OLD = noise(5 * CHUNK)
+NEW = OLD[:CHUNK] + noise(3 * CHUNK, seed=2) + OLD[4 * CHUNK :]
+FIRST = {"cipher": {"use": "aes-gcm", "keys": {"env": "FIRST_KEY"}}}
+BOTH = {"cipher": {"use": "aes-gcm", "keys": {"env": "SECOND_KEY", "old": [{"env": "FIRST_KEY"}]}}}
+SECOND = {"cipher": {"use": "aes-gcm", "keys": {"env": "SECOND_KEY"}}}
+
+
+@pytest.fixture(autouse=True)
+def keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two keys in the environment."""
+    monkeypatch.setenv("FIRST_KEY", bytes(range(32)).hex())
+    monkeypatch.setenv("SECOND_KEY", bytes(range(1, 33)).hex())
+
+
+def opened(place: Path, **given: Any) -> EmergenceManager:
+    """A manager as a process opens it, with small chunks."""
+    return EmergenceManager.open(place, background=False, state={"chunk_size": CHUNK}, **given)
+
+
+class Killed(BaseException):
+    """A process that died before its commit."""
+
+
+def fill(place: Path, **given: Any) -> None:
+    """A small life: a baseline, an active variant with a point, two versions, and what a dead put left."""
+    with opened(place, **given) as manager:
+        manager.variants.activate(manager.variants.propose("base", {}, id="base"))
+        manager.variants.propose("zstd", {"level": 1}, id="zstd")
+        manager.states.put("zstd", noise(3 * CHUNK, seed=7))
+        manager.variants.activate("zstd", force=True)
+        manager.points.create("zstd")
+        manager.states.put("zstd", OLD)
+        manager.states.put("base", {"window": 1})
+    manager = opened(place, **given)
+    manager._runtime.commit_retrying = _die  # type: ignore[method-assign]
+    with pytest.raises(Killed):
+        manager.states.put("zstd", noise(2 * CHUNK, seed=9))
+    del manager._runtime.commit_retrying
+    manager.close()
+    with opened(place, **given) as manager:  # so that the dead one's manifest is nobody's any more
+        manager.states.put("zstd", OLD + b"x")
+        manager.states.put("zstd", OLD)
+
+
+def _die(*_: object, **__: object) -> int:
+    raise Killed
+
+
+class Scene(NamedTuple):
+    """What is played, with which settings, and how many keys there are at last."""
+
+    act: Any
+    given: dict[str, Any] = {}
+    then: dict[str, Any] = {}
+
+
+def scene(work: Any, **given: Any) -> Any:
+    """Open, begin, work, acknowledge."""
+
+    def act(place: Path, stage: Stage) -> None:
+        manager = opened(place, **given)
+        stage.begin()
+        work(manager)
+        stage.acknowledge("done")
+
+    return act
+
+
+def create(place: Path, stage: Stage) -> None:
+    """A store from nothing, each step acknowledged."""
+    stage.begin()
+    manager = opened(place, **FIRST)
+    stage.acknowledge("opened")
+    manager.variants.propose("zstd", {"level": 1}, id="zstd")
+    stage.acknowledge("proposed")
+    manager.states.put("zstd", NEW)
+    stage.acknowledge("put")
+    manager.close()
+    stage.acknowledge("closed")
+
+
+def migrate(manager: EmergenceManager) -> None:
+    """Bring an older state up to date, and store it in its new schema."""
+    manager.states.register_migration("default", 1, 2, lambda value: {**value, "format": 2})
+    manager.states.put("base", manager.states.get("base"))
+
+
+SCENES = {
+    "put": Scene(scene(lambda m: m.states.put("zstd", NEW))),
+    "put sealed": Scene(scene(lambda m: m.states.put("zstd", NEW), **FIRST), FIRST, FIRST),
+    "patch": Scene(scene(lambda m: m.states.patch("zstd", {CHUNK: NEW[CHUNK : 4 * CHUNK]}))),
+    "rollback": Scene(scene(lambda m: m.rollback("zstd", reason="ticket"))),
+    "point": Scene(scene(lambda m: m.points.create("zstd", "by hand"))),
+    "gc": Scene(scene(lambda m: m.states.gc(0))),
+    "rotate": Scene(scene(lambda m: m.keys.rotate(), **BOTH), FIRST, BOTH),
+    "rekey": Scene(scene(lambda m: m.keys.rekey("zstd"), **FIRST), FIRST, FIRST),
+    "migrate": Scene(scene(migrate)),
+    "create": Scene(create, FIRST, FIRST),
+}
+
+
+def view(place: Path, **given: Any) -> dict[str, Any]:
+    """All that a user sees: variants, every version of every state, points."""
+    with opened(place, process=False, **given) as manager:
+        found: dict[str, Any] = {}
+        for variant in manager.variants.list():
+            refs = manager.states.versions(variant)
+            assert [ref.version for ref in refs] == list(range(1, len(refs) + 1))
+            found[variant.id] = (
+                str(variant.status),
+                variant.version,
+                [_content(manager, variant.id, ref.version) for ref in refs],
+                [point.reason for point in manager.points.list(variant)],
+            )
+            for point in manager.points.list(variant):
+                manager.points.verify(point)
+        return found
+
+
+def _content(manager: EmergenceManager, variant: str, version: int) -> Any:
+    return manager.states.get(variant, version=version)
+
+
+def loose(manager: EmergenceManager) -> set[str]:
+    """Objects that nothing refers to, by another look than the collector's."""
+    used = {"store.json"}
+    for (kind, key), fact in manager._runtime.facts.items():
+        if fact.value is None:
+            continue
+        if kind == "state_version":
+            owner, _, version = key.rpartition("/")
+            content = manager.states.heads.located(owner, int(version))[1]
+            used.add(content.link.key)
+            used.update(f"variants/{owner}/state/{entry.object}" for entry in content.table)
+        elif kind == "point":
+            used.add(fact.value["object"])
+        elif kind == "variant":
+            used |= {f"variants/{key}/metadata.json", f"variants/{key}/state/index.json"}
+    used.update(f"keys/{key.id}.{key.revision:08d}.json" for key in manager.keys.list())
+    found = set(manager._runtime.chunks.list(""))
+    return {key for key in found - used if not key.startswith(("journal/", "index.db"))}
+
+
+def cleaned(place: Path, **given: Any) -> None:
+    """Upkeep finds the store whole, and leaves nothing that nobody refers to."""
+    for path in place.rglob(".tmp-*"):
+        os.utime(path, (0, 0))  # the collector spares what is younger than a day
+    later = Clock(time.time() + 2 * 3600)  # what may belong to a point being made is spared for an hour
+    with opened(place, process=False, clock=later, **given) as manager:
+        done = manager.states.repair()
+        assert (done.ok, done.healed, done.lost) == (True, (), ())
+        if manager.variants.list():
+            for variant in manager.variants.list():
+                manager.states.put(variant, b"after")
+                manager.points.create(variant)
+                assert manager.states.get(variant) == b"after"
+        if given:
+            manager.keys.rotate()
+        manager.states.gc(0)
+        assert list(place.rglob(".tmp-*")) == []
+        assert loose(manager) == set()
+        assert manager.states.verify().ok
+        assert manager.states.gc(0).removed == ()
+
+
+class Judge:
+    """What may be found after each crash of a scene: the worlds before and after each acknowledgement."""
+
+    def __init__(self, name: str, tmp_path: Path) -> None:
+        self.scene = SCENES[name]
+        self.origin = tmp_path / "origin"
+        self.origin.mkdir()
+        if name != "create":
+            fill(self.origin, **self.scene.given)
+        self.sweep = CrashSweep(self.scene.act, self.origin, tmp_path)
+        place = tmp_path / "undisturbed"
+        shutil.copytree(self.origin, place)
+        self.worlds = [self.view(place)] if name != "create" else [{}]
+
+        def told(answer: Any) -> None:
+            if "told" in answer:
+                self.worlds.append(self.view(place))
+
+        self.scene.act(place, Stage(told, lambda: None))
+        self.seen: set[int] = set()
+
+    def view(self, place: Path) -> dict[str, Any]:
+        """With what the scene left the store to be opened with."""
+        copy = place.with_name(place.name + "-look")
+        shutil.copytree(place, copy)
+        try:
+            return view(copy, **self.scene.then)
+        finally:
+            shutil.rmtree(copy)
+
+    def opens(self, place: Path, given: dict[str, Any]) -> bool:
+        """Is everything to be read with these keys alone?"""
+        try:
+            view(place, **given)
+        except ConfigError:
+            return False
+        return True
+
+    def hear(self, crash: Crash) -> None:
+        """Old or new, never mixed; nothing acknowledged is lost; upkeep leaves nothing."""
+        told = len(crash.told)
+        found = self.view(crash.place)
+        possible = self.worlds[told : told + 2]
+        assert found in possible, f"{crash}: {found}"
+        self.seen.add(told + possible.index(found))
+        if self.scene.act is SCENES["rotate"].act:
+            assert sum(self.opens(crash.place, given) for given in (FIRST, SECOND)) == 1
+        cleaned(crash.place, **self.scene.then)
+
+
+needs_strace = pytest.mark.skipif(bool(CrashSweep.missing()), reason=CrashSweep.missing())
+
+
+@needs_strace
+def test_a_put_may_be_killed_at_any_call_that_writes(tmp_path: Path) -> None:
+    """A sample of the long sweep: around the links, the index's writes and the syncs."""
+    judge = Judge("put", tmp_path)
+    killed = 0
+    for calls, stride in (({"link", "rename"}, 1), ({"pwrite64", "fdatasync"}, 3)):
+        for crash in judge.sweep.kills(calls, stride=stride):
+            judge.hear(crash)
+            killed += crash.killed
+    assert killed >= 5
+    assert judge.seen == {0, 1}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", list(SCENES))
+def test_killed_at_every_call(name: str, tmp_path: Path) -> None:
+    """Put, patch, rollback, collection, rotation, migration and creation, killed at each system call."""
+    judge = Judge(name, tmp_path)
+    killed = 0
+    for crash in judge.sweep.kills():
+        judge.hear(crash)
+        killed += crash.killed
+    assert killed > 50
+    assert judge.seen >= {0, 1} or judge.worlds[0] == judge.worlds[-1]
+
+
+# -- what is durable when ---------------------------------------------------------------------------
+
+
+_PATH = re.compile(r"<([^>]*)>")
+_NAMES = re.compile(r'"([^"]*)"')
+
+
+def undurable(calls: list[SystemCall], place: Path) -> Iterator[tuple[str, set[str]]]:
+    """At each commit of the index ("index") and each acknowledgement ("told"): files whose content, and
+    folders whose names, were changed and not synced since."""
+    dirty: set[str] = set()
+    committing = False
+
+    def folder(path: str) -> None:
+        dirty.add(os.path.dirname(path) + "/")
+
+    for call in calls:
+        if call.failed:
+            continue
+        at = _PATH.findall(call.text)
+        if call.name == "sendto":
+            yield "told", set(dirty)
+        elif call.name in ("fsync", "fdatasync"):
+            dirty -= {at[0], at[0] + "/", at[0] + "/index.db's name"}
+            committing = False
+        elif call.name in ("write", "pwrite64") and str(place) in at[0]:
+            if at[0].endswith("-wal") and not committing:
+                committing = True
+                yield "index", set(dirty)
+            if not at[0].endswith("-shm"):
+                dirty.add(at[0])
+        elif call.name in ("link", "rename"):
+            source, target = _NAMES.findall(call.text)
+            assert source not in dirty, f"{target} has a name before it is synced"
+            folder(target)
+        elif call.name == "mkdir":
+            folder(_NAMES.findall(call.text)[0])
+        elif call.name == "openat" and "O_CREAT" in call.text:
+            path = _NAMES.findall(call.text)[0]
+            if path in (f"{place}/index.db", f"{place}/index.db-wal"):
+                dirty.add(f"{place}/index.db's name")
+
+
+def without_power(calls: list[SystemCall], crash: Crash, copy: Path) -> Path:
+    """The store as it is when the index's log has lost what was not synced."""
+    shutil.copytree(crash.place, copy)
+    written = synced = 0
+    for call in calls:
+        if "index.db-wal>" in call.text.partition(",")[0]:
+            if call.name == "pwrite64":
+                size, offset = map(int, call.text.partition(") = ")[0].rsplit(", ", 2)[1:])
+                written = max(written, offset + size)
+            elif call.name == "fdatasync":
+                synced = written
+    os.truncate(copy / "index.db-wal", synced)
+    return copy
+
+
+FRESH = Scene(
+    scene(lambda m: (m.variants.propose("new", {}, id="new"), m.states.put("new", NEW)))
+)
+
+
+@needs_strace
+@pytest.mark.parametrize("name", ["put", "put sealed", "patch", "rollback", "point", "rotate", "create", "fresh"])
+def test_an_acknowledgement_comes_after_everything_is_durable(name: str, tmp_path: Path) -> None:
+    """In the trace: an object has its name after its fdatasync, the index is written after the fsync of
+    the objects' folders, and the acknowledgement comes after the sync of the index."""
+    played = FRESH if name == "fresh" else SCENES[name]
+    (tmp_path / "origin").mkdir()
+    if name != "create":
+        fill(tmp_path / "origin", **played.given)
+    crash, calls = CrashSweep(played.act, tmp_path / "origin", tmp_path).trace()
+    assert crash.told
+    seen = list(undurable(calls, crash.place))
+    assert {kind for kind, _ in seen} == {"index", "told"}
+    for kind, dirty in seen:
+        # What does not matter, such as who has which lease, may be in the log after what was promised.
+        log = {path for path in dirty if "/index.db" in path and (kind == "index" or "-wal" in path)}
+        assert dirty - log == set(), kind
+    if name != "create":  # closed at last, so the log is gone
+        lost = without_power(calls, crash, tmp_path / "lost")
+        assert view(lost, **played.then) == view(crash.place, **played.then)
