@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
 from tests.test_states import noise
 
-from xenolect import ConfigError, EmergenceError, EmergenceManager
+from xenolect import ConfigError, EmergenceError, EmergenceManager, StorageError
 from xenolect.testing import Clock, Crash, CrashSweep, Stage, SystemCall
 
 CHUNK = 1024
@@ -69,8 +72,8 @@ class Scene(NamedTuple):
     """What is played, with which settings, and how many keys there are at last."""
 
     act: Any
-    given: dict[str, Any] = {}
-    then: dict[str, Any] = {}
+    given: Mapping[str, Any] = MappingProxyType({})
+    then: Mapping[str, Any] = MappingProxyType({})
 
 
 def scene(work: Any, **given: Any) -> Any:
@@ -164,7 +167,9 @@ def cleaned(place: Path, **given: Any) -> None:
     """Upkeep finds the store whole, and leaves nothing that nobody refers to."""
     for path in place.rglob(".tmp-*"):
         os.utime(path, (0, 0))  # the collector spares what is younger than a day
-    later = Clock(time.time() + 2 * 3600)  # what may belong to a point being made is spared for an hour
+    later = Clock(
+        time.time() + 2 * 3600
+    )  # what may belong to a point being made is spared for an hour
     with opened(place, process=False, clock=later, **given) as manager:
         done = manager.states.repair()
         assert (done.ok, done.healed, done.lost) == (True, (), ())
@@ -320,13 +325,13 @@ def without_power(calls: list[SystemCall], crash: Crash, copy: Path) -> Path:
     return copy
 
 
-FRESH = Scene(
-    scene(lambda m: (m.variants.propose("new", {}, id="new"), m.states.put("new", NEW)))
-)
+FRESH = Scene(scene(lambda m: (m.variants.propose("new", {}, id="new"), m.states.put("new", NEW))))
 
 
 @needs_strace
-@pytest.mark.parametrize("name", ["put", "put sealed", "patch", "rollback", "point", "rotate", "create", "fresh"])
+@pytest.mark.parametrize(
+    "name", ["put", "put sealed", "patch", "rollback", "point", "rotate", "create", "fresh"]
+)
 def test_an_acknowledgement_comes_after_everything_is_durable(name: str, tmp_path: Path) -> None:
     """In the trace: an object has its name after its fdatasync, the index is written after the fsync of
     the objects' folders, and the acknowledgement comes after the sync of the index."""
@@ -340,8 +345,128 @@ def test_an_acknowledgement_comes_after_everything_is_durable(name: str, tmp_pat
     assert {kind for kind, _ in seen} == {"index", "told"}
     for kind, dirty in seen:
         # What does not matter, such as who has which lease, may be in the log after what was promised.
-        log = {path for path in dirty if "/index.db" in path and (kind == "index" or "-wal" in path)}
+        log = {
+            path for path in dirty if "/index.db" in path and (kind == "index" or "-wal" in path)
+        }
         assert dirty - log == set(), kind
     if name != "create":  # closed at last, so the log is gone
         lost = without_power(calls, crash, tmp_path / "lost")
         assert view(lost, **played.then) == view(crash.place, **played.then)
+
+
+# -- errors of the disk -----------------------------------------------------------------------------
+
+
+def insistent(work: Any) -> Any:
+    """Do it again after an error that has a type; whatever else comes out ends the process."""
+
+    def act(place: Path, stage: Stage) -> None:
+        logging.disable()  # standard error is a file as well, and may fail
+        manager = opened(place)
+        stage.begin()
+        for word, step in (("done", work), ("read", lambda m: m.states.get("base")["window"])):
+            for _ in range(5):
+                try:
+                    step(manager)
+                except EmergenceError:
+                    stage.acknowledge("refused")
+                else:
+                    stage.acknowledge(word)
+                    break
+
+    return act
+
+
+FAULTS = {
+    "EIO": CrashSweep.WRITING | {"read", "pread64", "newfstatat", "getdents64", "flock", "fcntl"},
+    "ENOSPC": {"write", "pwrite64", "openat", "link", "rename", "ftruncate", "fallocate"},
+    "EMFILE": {"openat"},
+}
+WORKS = {
+    "put": lambda m: m.states.put("zstd", NEW),
+    "patch": lambda m: m.states.patch("zstd", {CHUNK: NEW[CHUNK : 4 * CHUNK]}),
+    "rollback": lambda m: m.rollback("zstd", reason="ticket"),
+    "point": lambda m: m.points.create("zstd", "by hand"),
+    "gc": lambda m: m.states.gc(0),
+}
+
+
+def withstood(work: str, error: str, calls: Any, tmp_path: Path, stride: int) -> int:
+    """Sweep; how often the work was refused."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    fill(origin)
+    sweep = CrashSweep(insistent(WORKS[work]), origin, tmp_path)
+    old = view(shutil.copytree(origin, tmp_path / "old"))
+    new = view(sweep.trace()[0].place)
+    refused = 0
+    for crash in sweep.errors(error, calls, stride=stride):
+        assert not crash.raised, f"{crash}: {crash.message}"
+        assert [word for word in crash.told if word != "refused"] == ["done", "read"], crash
+        before = crash.told[: crash.told.index("done")]
+        assert crash.told.count("refused") <= 3  # strace counts for each thread
+        refused += len(before)
+        found = view(crash.place)
+        if found != new:  # it was told of an error after its commit, and did it once more
+            assert before
+            assert found["base"] == old["base"]
+            assert len(found["zstd"][2]) >= len(new["zstd"][2])
+            assert found["zstd"][2][-1] == new["zstd"][2][-1]
+        cleaned(crash.place)
+    return refused
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("error", "calls", "stride"),
+    [("EIO", {"pwrite64", "flock"}, 3), ("ENOSPC", {"write"}, 3), ("EMFILE", {"openat"}, 7)],
+)
+def test_a_put_withstands_errors(error: str, calls: set[str], stride: int, tmp_path: Path) -> None:
+    """A sample of the long sweep."""
+    assert withstood("put", error, calls, tmp_path, stride) > 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("error", list(FAULTS))
+@pytest.mark.parametrize("work", list(WORKS))
+def test_errors_at_every_call(work: str, error: str, tmp_path: Path) -> None:
+    """A typed error, nothing lost, and the same process does it the next time."""
+    assert withstood(work, error, FAULTS[error], tmp_path, 1) > 0
+
+
+@needs_strace
+def test_a_failed_sync_is_never_acknowledged(tmp_path: Path) -> None:
+    """EIO at each fsync and fdatasync: what comes after the index's own, the mirror, may fail; the
+    failure of any one before is an error. Right after it the store is the old or the new one, whole."""
+    origin = tmp_path / "origin"
+    origin.mkdir()
+    fill(origin)
+
+    def act(place: Path, stage: Stage) -> None:
+        logging.disable()
+        manager = opened(place)
+        stage.begin()
+        try:
+            manager.states.put("zstd", b"small, so that one thread does it all")
+        except StorageError:
+            stage.acknowledge("refused")
+        else:
+            stage.acknowledge("done")
+
+    sweep = CrashSweep(act, origin, tmp_path)
+    crash, calls = sweep.trace()
+    syncs = [call for call in calls if call.name in ("fsync", "fdatasync")]
+    (last,) = [n for n, call in enumerate(syncs) if "index.db-wal" in call.text]
+    needed = Counter(call.name for call in syncs[: last + 1])
+    old, new = view(shutil.copytree(origin, tmp_path / "old")), view(crash.place)
+    seen = Counter[str]()
+    for crash in sweep.errors("EIO", {"fsync", "fdatasync"}):
+        refused = crash.number <= needed[crash.call]
+        assert crash.told == (("refused",) if refused else ("done",)), crash
+        seen[crash.told[0]] += 1
+        found = view(crash.place)
+        assert found == new or (refused and found == old)
+        cleaned(crash.place)
+    assert seen["refused"] == last + 1 >= 5
+    assert seen["done"] >= 2

@@ -81,7 +81,9 @@ class Crash:
     message: str = ""
 
     def __str__(self) -> str:
-        return f"{'killed at' if self.killed else 'after'} {self.call} {self.number}, told {self.told}"
+        return (
+            f"{'killed at' if self.killed else 'after'} {self.call} {self.number}, told {self.told}"
+        )
 
 
 class CrashSweep:
