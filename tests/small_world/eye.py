@@ -240,9 +240,13 @@ class Eye:
                 raise self.world.wrong(f"replayed: {problems[0].message}")
 
     def stored(self) -> dict[str, int]:
-        """Operations by variant, as they are in the index."""
-        found = {}
-        for name in self.variants:
-            windows = self.world.index.windows(name, 0.0, 4e9)
-            found[name] = sum(window.count for window in windows)
+        """Operations by variant, as they are in the index: added up by month, or not added up yet."""
+        index = self.world.index
+        _, _, waiting = index.unrolled(1_000_000)
+        found = dict.fromkeys(self.variants, 0)
+        for name in found:
+            found[name] = sum(each.count for each in index.rollups(name, "monthly", 0.0, 4e9))
+        for window in waiting:
+            if window.variant_id in found:
+                found[window.variant_id] += window.count
         return found
