@@ -306,7 +306,10 @@ def test_an_object_of_a_later_format_is_refused_with_the_way_out():
     desk.states.put("zstd", b"x")
     key = next(k for k in desk.objects() if "chunk_" in k)
     data = desk.chunks.get(key)
-    desk.chunks.put(key, b"XLC3" + data[4:], if_absent=False)
+    end = Header.decode(data, key)[1]
+    header = b"XLC3" + data[4 : end - 8]  # with a check of its own: one flipped bit is damage
+    later = header + hashlib.sha256(header).digest()[:8] + data[end:]
+    desk.chunks.put(key, later, if_absent=False)
 
     with pytest.raises(StorageError, match="has format 3, this release reads 2; upgrade"):
         desk.states.get("zstd")
