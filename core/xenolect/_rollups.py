@@ -174,6 +174,10 @@ class RollUps:
         rollups = [bucket.rollup() for bucket in touched.values()]
         rollups.append(self._state(sealed))
         self._runtime.index.roll_up(since, until, rollups)
+        newest = max(window.start for window in windows)
+        for key, bucket in self._buckets.items():  # those that go on are not read again
+            if bucket.start + bucket.span > newest:
+                touched.setdefault(key, bucket)
         self._until, self._buckets = until, touched
         log.debug("%d windows are added up to %d rows", len(windows), len(rollups))
 

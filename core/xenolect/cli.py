@@ -45,6 +45,7 @@ COMMANDS = {
 }
 ELSEWHERE = {
     "demo": ("xenolect-mcp", "Roll five changes out to real MCP clients."),
+    "prometheus": ("xenolect-otel", "Serve the metrics of a store to Prometheus."),
 }
 
 
