@@ -68,7 +68,7 @@ def run_contrib(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """The wheel and every contrib distribution in one environment: all tests but the slow ones."""
     install(session, contrib=True)
-    run_tests(session, "tests", "-m", "not slow")
+    run_tests(session, "tests", "-m", "not slow", "-n", "auto", "--dist", "worksteal")
     run_contrib(session)
 
 
@@ -97,7 +97,7 @@ def contrib(session: nox.Session) -> None:
 def matrix(session: nox.Session) -> None:
     """``tests`` on every Python that is there."""
     install(session, contrib=True)
-    run_tests(session, "tests", "-m", "not slow")
+    run_tests(session, "tests", "-m", "not slow", "-n", "auto", "--dist", "worksteal")
     run_contrib(session)
 
 
