@@ -45,6 +45,7 @@ async def test_a_whole_life(tmp_path: Path) -> None:
         await manager.report(call.variant, "agent-7", True, latency_ms=3.0).wait()
         await manager.record("json", PerformanceMetrics(1.0, count=10)).wait()
         assert (await manager.performance.history("json")).count >= 10
+        assert (await manager.performance.rollups("json", "daily"))[-1].count >= 10
         ref = await manager.states.put("zstd", {"window": 1})
         assert ref.version == 1
         point = await manager.points.create("zstd")

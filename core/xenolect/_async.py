@@ -178,6 +178,7 @@ class AsyncPerformance(_Room[Performance]):
     """``manager.performance``, awaited."""
 
     history = _awaited(Performance.history)
+    rollups = _awaited(Performance.rollups)
 
 
 class AsyncEmergenceManager:

@@ -44,8 +44,9 @@ SLICE = 500
 """Windows taken in by one transaction, about 30 ms of work."""
 BUDGET = 0.1
 """Seconds a tick spends on windows, on segments, and on forgetting, each."""
-RAW = 3600.0
-"""Seconds raw windows stay after they were taken in: who follows them may be so late."""
+RAW = 900.0
+"""Seconds raw windows stay after they were taken in: who follows them may be so late, and ``history``
+reads them, 3,600 of a variant that is used all the time."""
 LATEST = 26 * 3600.0
 """Seconds single agents and keys stay: a rollout's baseline is of 24 hours, and an hour's delay."""
 GRACE = 900.0
@@ -199,7 +200,7 @@ class RollUps:
         config, index = self._runtime.config.metrics, self._runtime.index
         began = time.perf_counter()
         kept = {
-            "": min(RAW, config.retention),
+            "": min(max(RAW, 2 * config.interval), config.retention),
             LATELY: LATEST,
             INTERVAL: config.retention,
             "hourly": config.hourly,

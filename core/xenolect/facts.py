@@ -134,7 +134,10 @@ class Window:
 
 @attrs.frozen
 class Rollup(Window):
-    """The windows of one hour, day or month added up; ``resolution``: "hourly", "daily", "monthly"."""
+    """The windows of one hour, day or month added up; ``resolution``: "hourly", "daily", "monthly".
+
+    Others are the manager's own, and their ``sums`` may hold lists of any length.
+    """
 
     resolution: str = "hourly"
 

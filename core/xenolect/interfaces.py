@@ -160,7 +160,7 @@ class Index(Protocol):
         """Store roll-ups and move the cursor from ``since`` to ``until``, all or nothing.
 
         Each replaces the one of its variant, resolution and start. ConflictError when the cursor is
-        not at ``since``: somebody else took these windows in.
+        not at ``since``: somebody else took these windows in. ``until`` may be ``since``.
         """
         ...
 

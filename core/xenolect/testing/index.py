@@ -431,6 +431,15 @@ class IndexTests(ABC):
         assert list(index.rollups("a", "daily", 1.0, 9.0)) == []
         assert list(index.rollups("b", "hourly", 0.0, 1.0)) == []
         assert index.unrolled(10)[2] == []
+        assert index.unrolled(0) == (until, until, [])
+        own = Rollup("#own", 0.0, 0.0, 0, 0, (), {"long": [1.0, 2.0, 3.0], "short": [4.0]})
+        own = attrs.evolve(own, resolution="#own")
+        other.roll_up(
+            until, until, [own]
+        )  # the cursor may stay: then only that nobody else moved it
+        assert list(map(_plain, index.rollups("#own", "#own", 0.0, 1.0))) == [_plain(own)]
+        with pytest.raises(ConflictError):
+            index.roll_up(since, since, [own])
 
     def test_windows_are_followed(self, index: Index, other: Index) -> None:
         """Every window reaches who follows once, in order, in pages, except to its own writer."""
