@@ -4,6 +4,11 @@ SQLite 3.7.0 to 3.51.2 can lose commits when one connection checkpoints the writ
 another resets it, and most Pythons link such a version. So nothing here is left to SQLite's own
 timing: automatic checkpoints are off, and every write and every checkpoint happens under one lock
 between processes. The checkpoint that SQLite runs when the last connection closes is inside it too.
+
+No connection is open when the process forks. SQLite keeps the file locks of a process in its memory, a
+child inherits them as its own, and what it opens later rests on locks that the kernel never gave it:
+when the parent closed, it removed the log that the child went on writing, and with it what the child
+had committed.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NoReturn
 
+from xenolect import forks
 from xenolect.errors import (
     ConfigError,
     CorruptError,
@@ -98,6 +104,9 @@ class Connections:
         self._cache_nodes = cache_nodes
         self._busy_timeout = busy_timeout
         self._turn = threading.Lock()
+        self._lent = 0  # connections that threads read with now
+        self._back = threading.Condition(threading.Lock())
+        self._parted = False
         self._file_lock = FileLock(path.with_name(path.name + "-lock"))
         self._log = f"{path}-wal"
         self._readers: list[sqlite3.Connection] = []
@@ -112,13 +121,13 @@ class Connections:
             _make(path.parent)
             self._file_lock.acquire(busy_timeout)
             try:
-                self._writer = self._connect("rwc")
-                self._create(page_size)
+                self._writer: sqlite3.Connection | None = self._connect("rwc")
+                self._create(self._writer, page_size)
             finally:
                 self._file_lock.release()
             self._checkpoint_at = self._long
             try:
-                self.feed = self._reader()
+                self._feed: sqlite3.Connection | None = self._reader()
             except BaseException:
                 self._writer.close()
                 raise
@@ -128,9 +137,9 @@ class Connections:
         except EmergenceError:
             self._file_lock.forget()
             raise
+        forks.watch(self, store=True)
 
-    def _create(self, page_size: int) -> None:
-        writer = self._writer
+    def _create(self, writer: sqlite3.Connection, page_size: int) -> None:
         try:
             writer.execute(f"PRAGMA page_size = {page_size}")  # no effect on an existing file
             _schema.check(writer, self.path)  # before anything is written into it
@@ -145,7 +154,7 @@ class Connections:
             page = writer.execute("PRAGMA page_size").fetchone()[0]
             self._long = _LOG_HEADER + _CHECKPOINT_PAGES * (_FRAME_HEADER + page)
             writer.execute(f"PRAGMA journal_size_limit = {self._long}")
-            self._set_synchronous("FULL")
+            self._set_synchronous(writer, "FULL")
             _schema.prepare(writer, self.path)
         except BaseException:
             writer.close()
@@ -172,21 +181,28 @@ class Connections:
         connection.execute("PRAGMA query_only = 1")
         return connection
 
-    def _set_synchronous(self, level: str) -> None:
+    def _set_synchronous(self, writer: sqlite3.Connection, level: str) -> None:
         if self._synchronous != level:
-            self._writer.execute(f"PRAGMA synchronous = {level}")
+            writer.execute(f"PRAGMA synchronous = {level}")
             self._synchronous = level
 
     # -- reading ----------------------------------------------------------------------------------
 
     def borrow(self) -> sqlite3.Connection:
         """A connection to read with; give it back."""
-        if self._closed:
-            raise StorageError("the index is closed; open it again")
+        with self._back:  # waits while the process forks
+            if self._closed:
+                raise StorageError("the index is closed; open it again")
+            self._lent += 1
         try:
             return self._readers.pop()
         except IndexError:
+            pass
+        try:
             return self._reader()
+        except BaseException:
+            self._returned()
+            raise
 
     def give_back(self, connection: sqlite3.Connection) -> None:
         """End reading. A connection beyond the few that are kept is closed."""
@@ -194,6 +210,22 @@ class Connections:
             self._readers.append(connection)
         else:
             connection.close()
+        self._returned()
+
+    def _returned(self) -> None:
+        with self._back:
+            self._lent -= 1
+            if not self._lent:
+                self._back.notify_all()
+
+    @property
+    def feed(self) -> sqlite3.Connection:
+        """The connection that follows the journal; the caller holds ``feed_lock``."""
+        if self._feed is None:
+            if self._closed:
+                raise StorageError("the index is closed; open it again")
+            self._feed = self._reader()
+        return self._feed
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -213,8 +245,8 @@ class Connections:
                 raise StorageError("the index is closed; open it again")
             self._file_lock.acquire(self._busy_timeout)
             try:
-                writer = self._writer
-                self._set_synchronous("FULL" if durable else "NORMAL")
+                writer = self._writing()
+                self._set_synchronous(writer, "FULL" if durable else "NORMAL")
                 writer.execute("BEGIN IMMEDIATE")
                 try:
                     yield writer
@@ -223,7 +255,7 @@ class Connections:
                     if writer.in_transaction:
                         writer.execute("ROLLBACK")
                     raise
-                self._checkpoint_if_long()
+                self._checkpoint_if_long(writer)
             finally:
                 self._file_lock.release()
         except FOREIGN as error:
@@ -231,7 +263,18 @@ class Connections:
         finally:
             self._turn.release()
 
-    def _checkpoint_if_long(self) -> None:
+    def _writing(self) -> sqlite3.Connection:
+        if self._writer is None:
+            writer = self._connect("rw")
+            try:
+                writer.execute(f"PRAGMA journal_size_limit = {self._long}")
+            except sqlite3.Error:
+                writer.close()
+                raise
+            self._writer, self._synchronous = writer, ""
+        return self._writer
+
+    def _checkpoint_if_long(self, writer: sqlite3.Connection) -> None:
         """Copy the log back once it is long; a reader in the way only puts that off."""
         with contextlib.suppress(OSError):
             size = os.stat(self._log).st_size
@@ -239,9 +282,7 @@ class Connections:
                 return
             self._checkpoint_at = self._long
             with contextlib.suppress(sqlite3.Error):  # the commit before it stands in any case
-                _, frames, copied = self._writer.execute(
-                    "PRAGMA wal_checkpoint(PASSIVE)"
-                ).fetchone()
+                _, frames, copied = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if copied < frames:
                     self._checkpoint_at += size
 
@@ -250,29 +291,57 @@ class Connections:
     def close(self) -> None:
         """Copy the log back and close every connection, all under the lock."""
         with self._turn, self.feed_lock:
-            if self._closed:
-                return
-            self._closed = True
-            held = False
-            with contextlib.suppress(UnavailableError, OSError):
-                self._file_lock.acquire(self._busy_timeout)
-                held = True
-            try:
-                if held:
-                    with contextlib.suppress(sqlite3.Error):
-                        # Readers elsewhere may stay; the log is then cut by whoever is last.
-                        self._writer.execute("PRAGMA busy_timeout = 0")
-                        self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                while self._readers:
-                    self._readers.pop().close()
-                self.feed.close()
-                self._writer.close()
-            finally:
-                if held:
-                    self._file_lock.release()
-                self._file_lock.forget()
+            if not self._closed:
+                self._closed = True
+                self._close_all(patiently=False)
+
+    def _close_all(self, *, patiently: bool) -> bool:
+        """``patiently``: not at all, rather than beside another process's write; was it done?"""
+        held = False
+        with contextlib.suppress(UnavailableError, OSError):
+            self._file_lock.acquire(self._busy_timeout)
+            held = True
+        if patiently and not held:
+            return False
+        try:
+            if held and self._writer is not None:
+                with contextlib.suppress(sqlite3.Error):
+                    # Readers elsewhere may stay; the log is then cut by whoever is last.
+                    self._writer.execute("PRAGMA busy_timeout = 0")
+                    self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            while self._readers:
+                self._readers.pop().close()
+            for connection in (self._feed, self._writer):
+                if connection is not None:
+                    connection.close()
+            self._feed = self._writer = None
+            self.feed_seen = None
+        finally:
+            if held:
+                self._file_lock.release()
+            self._file_lock.forget()
+        return True
+
+    # -- forking ----------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Close everything once nobody reads or writes; who wants to waits until the fork is over."""
+        self._turn.acquire()
+        self.feed_lock.acquire()
+        self._back.acquire()
+        if not self._closed and self._back.wait_for(lambda: not self._lent, self._busy_timeout):
+            self._parted = self._close_all(patiently=True)
+
+    def after_fork(self, child: bool) -> None:
+        """The parent opens again when it needs to; a child makes connections of its own."""
+        self._back.release()
+        self.feed_lock.release()
+        self._turn.release()
+        if not child:
+            self._parted = False
 
     def abandon(self) -> None:
-        """Leave everything to the parent process that opened it."""
+        """In a child: leave to the parent what it has open, where it could not be closed."""
         self._file_lock.forget()
-        _abandoned.append((self._writer, self.feed, list(self._readers)))
+        if not self._parted:
+            _abandoned.append((self._writer, self._feed, list(self._readers)))

@@ -75,6 +75,12 @@ class AgentBreakers:
         self.population: Callable[[str], int] = lambda _: 0
         self.moved: Callable[[str, str, BreakerState], None] = lambda *_: None
 
+    def leave_parent(self) -> None:
+        """In a forked child: with locks of its own."""
+        self._lock = threading.Lock()
+        for breaker in self._kept.values():
+            breaker.leave_parent()
+
     def __len__(self) -> int:
         return len(self._kept)
 

@@ -50,6 +50,8 @@ class Agents:
 
     def get(self, agent_id: str) -> Agent:
         """The agent as of now; AgentNotFoundError."""
+        if self._runtime.asleep:
+            self._runtime.wake()
         agent = self._runtime.agents.get(agent_id)
         if agent is None:
             self._runtime.catch_up()  # another process may have registered it a moment ago
@@ -62,6 +64,8 @@ class Agents:
 
     def list(self) -> AgentList:
         """All registered agents in order of id."""
+        if self._runtime.asleep:
+            self._runtime.wake()
         return sorted(self._runtime.agents.values(), key=lambda agent: agent.id)
 
     def register(self, agent_id: str, context: AgentContext | None = None) -> Agent:

@@ -39,6 +39,8 @@ class Asking:
         """Every variant of the protocol (or of all): verdicts, parts, score; best first."""
         agent_id, profile = self._selector.profile(agent)
         runtime = self._runtime
+        if runtime.asleep:
+            runtime.wake()
         protocols = [protocol] if protocol is not None else sorted(runtime.structures)
         answer = Explanations()
         for name in protocols:
@@ -124,6 +126,8 @@ class Asking:
     def recommend(self, agent: Agent | str, protocol: str, limit: int) -> list[Selection]:
         """The best eligible variants, best first; stickiness and rollouts left out."""
         agent_id, profile = self._selector.profile(agent)
+        if self._runtime.asleep:
+            self._runtime.wake()
         structure = self._runtime.structures.get(protocol)
         if structure is None:
             return []
@@ -148,6 +152,8 @@ class Asking:
         if not ends:
             raise InvalidError("negotiate needs at least one agent")
         runtime = self._runtime
+        if runtime.asleep:
+            runtime.wake()
         structure = runtime.structures.get(protocol)
         if structure is None:
             raise NoCompatibleVariantError(f"protocol {protocol!r} has no variants")

@@ -80,9 +80,8 @@ class Breakers:
         self._known: dict[str, Record] = {}  # the newest record seen or written, by variant
         self._unreadable: set[str] = set()
         self._unshared: set[str] = set()
-        self._sharing = (
-            threading.RLock()
-        )  # before every breaker's own; held while the index is asked
+        # before every breaker's own; held while the index is asked
+        self._sharing = threading.RLock()
         # set by the manager: what to do when a breaker moves or gives up, and how to commit
         self.moved: Callable[[str, BreakerState, BreakerState], None] = lambda *_: None
         self.gave_up: Callable[[str, str], None] = lambda *_: None
@@ -90,6 +89,17 @@ class Breakers:
         self.later: Callable[[Callable[[], None]], None] = lambda job: job()
         self.dependencies: Mapping[str, CircuitBreaker] = {}  # by name: "dependency:index"
         self.journaled: Callable[[str], Any] = lambda _: None  # the breaker's fact, or None
+
+    def leave_parent(self) -> None:
+        """In a forked child: the right to probe and what is not shared yet are the parent's."""
+        self._sharing = threading.RLock()
+        self._unshared.clear()
+        self.agents.leave_parent()
+        for breaker in list(self._all.values()):
+            breaker.leave_parent()
+            breaker.round_until = None
+            if breaker.state.state == B.HALF_OPEN:
+                breaker.replace(waiting(breaker.state, breaker.clock()))
 
     def draw(self) -> float:
         """A number in [0, 1) for jitter."""

@@ -157,6 +157,12 @@ class Circuit:
         self._live: Tape | None = None
         self._refresh()
 
+    def leave_parent(self) -> None:
+        """In a forked child: locks may be held by threads that are not there, and news is theirs to tell."""
+        self._lock = threading.RLock()
+        self._telling = threading.Lock()
+        self._notices.clear()
+
     # -- what owners override -------------------------------------------------------------------------
 
     def blames(self, error: BaseException) -> bool:

@@ -8,7 +8,6 @@ its mirror was replaced by an older one or lost: that is an alarm and never repa
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +64,13 @@ class Mirroring:
         runtime.applied = self._notice
         runtime.mirror = self.acknowledge
 
+    def leave_parent(self) -> None:
+        """In a forked child: the parent mirrors what it committed."""
+        self._behind.clear()
+        self._looked = False
+        self._renew()
+
     def _renew(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._wake = threading.Event()
         self._hurry = threading.Event()
@@ -100,8 +104,6 @@ class Mirroring:
 
     def close(self) -> None:
         """Write what is missing, best effort, and let somebody else go on."""
-        if os.getpid() != self._pid:
-            return
         self._closed = True
         self._hurry.set()
         self._wake.set()
@@ -119,8 +121,6 @@ class Mirroring:
 
     def _notice(self, entry: Entry | None) -> None:
         """Something was committed, by whomever."""
-        if os.getpid() != self._pid:
-            self._renew()
         self._due = True
         self._noticed_at = self._runtime.passing()
         if self._closed:
@@ -158,8 +158,6 @@ class Mirroring:
 
     def acknowledge(self) -> None:
         """Have everything committed so far mirrored, for a rollback's caller; waits 2 s at most."""
-        if os.getpid() != self._pid:
-            self._renew()
         if not self._runtime.background:
             self._quietly(forced=True)
             return

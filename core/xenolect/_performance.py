@@ -75,6 +75,7 @@ class Performance:
         self._followed = 0
         self._heard: dict[str, int] = {}  # what of a variant ``restore`` read already
         self.stored = Stored(index, config)
+        self.unheard = False  # did this process store anything since it last followed?
 
     # -- who and what ---------------------------------------------------------------------------
 
@@ -315,6 +316,21 @@ class Performance:
         self._followed = head
         self._decayed_at = now
 
+    def leave_parent(self) -> None:
+        """In a forked child: what waits is the parent's to store. It is taken off the counters, since it
+        comes back by ``follow``; what an index that failed gave back counts twice, until it decays."""
+        self.fold = threading.RLock()
+        for variant_id, cell in self._open:
+            track = self.tracks[variant_id]
+            if track.cell is cell:
+                track.put_away(cell)
+            track.add(cell.window(variant_id, cell.until - cell.start, ""), -1.0)
+        self.take()
+        for track in self.tracks.values():
+            track.agents = Agents()
+            track.moved()
+        self._hours, self._hour = [], self._clock()
+
     def follow(self) -> None:
         """Add what other processes stored since the last call."""
         while True:
@@ -327,6 +343,7 @@ class Performance:
                     elif not is_hour(window):
                         self._hear(window, now)
                 self._followed = cursor
+                self.unheard = False
             if len(windows) < PAGE:
                 return
 

@@ -83,6 +83,8 @@ class Recorder:
     ) -> Receipt:
         """One measurement; ``failure`` names a critical one."""
         runtime, performance, canaries = self._runtime, self._performance, self._canaries
+        if runtime.asleep:
+            runtime.wake()
         failures = self.check(metrics)
         if agent_id is not None and type(agent_id) is not str:
             check_name(agent_id, "agent id")
@@ -141,6 +143,8 @@ class Recorder:
     def record_many(self, records: Iterable[Any], durable: bool) -> Receipt:
         """A batch: everything is checked before anything is recorded, and stored in one transaction."""
         runtime, performance, canaries = self._runtime, self._performance, self._canaries
+        if runtime.asleep:
+            runtime.wake()
         variants, check = runtime.variants, self.check
         batch: list[Checked] = []
         for record in records:

@@ -414,6 +414,13 @@ class Canaries:
         self._breakers.shut.add(variant_id)
         self._selector.forget(variant_id)
 
+    def leave_parent(self) -> None:
+        """In a forked child: no leader, no seat, and nothing weighed before it joins."""
+        self._folding = threading.RLock()
+        self._left = False
+        for rollout in list(self._rollouts.values()):
+            rollout.begin()
+
     # -- the leader -------------------------------------------------------------------------------
 
     def join(self) -> None:

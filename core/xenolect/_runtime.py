@@ -19,9 +19,10 @@ from typing import Any
 
 import attrs
 
-from xenolect import _dependencies
+from xenolect import _dependencies, forks
 from xenolect._cipher_options import cipher_options
 from xenolect._codec import agent_from_json, moment, variant_from_json
+from xenolect._forked import Forked
 from xenolect._logging import TRACE
 from xenolect._performance import Performance
 from xenolect._references import References
@@ -117,9 +118,13 @@ class Runtime:
         self.steady: Callable[[], float] = getattr(clock, "alive", self.clock)
         self.passing: Callable[[], float] = getattr(clock, "alive", time.monotonic)
         self.pid = os.getpid()
-        self.boot = self.token(8)
-        self.lock = threading.RLock()
         self.closed = False
+        self.asleep = False  # a forked child that was not asked for anything yet
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._events: deque[Event] = deque(maxlen=10_000)
+        self.renew()
+        self.forked = Forked(self)
+        self.wake = self.forked.wake
 
         self.dependencies: dict[str, CircuitBreaker] = {}
         options = index_options(config)
@@ -170,17 +175,11 @@ class Runtime:
             "setting": self._apply_setting,
         }
         self._dirty: set[str] = set()
-        self._events: deque[Event] = deque(maxlen=10_000)
         self.dropped_events = 0
         self._listeners: list[Callable[[Event], Any]] = []
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._jobs_lock = threading.RLock()
-        self._wake = threading.Event()
-        self._flush_lock = threading.RLock()
         self._flushed_at = self.clock()
         self._asked = 0  # durable flushes asked for, and how many of them are done
         self._synced = 0
-        self._thread: threading.Thread | None = None
         self.on_flushed: Callable[[], None] = lambda: None
         self.drop_caches: Callable[[], object] = lambda: (
             None
@@ -189,6 +188,24 @@ class Runtime:
         self.mirror: Callable[[], None] = lambda: None  # returns when what is committed is mirrored
         self.on_tick: Callable[[float], None] = lambda _: None
         self.on_fed: Callable[[], None] = lambda: None
+        forks.watch(self.forked)
+
+    def renew(self) -> None:
+        """Locks, a name and a queue of this process; its thread is started by ``start``."""
+        self.boot = self.token(8)
+        self.lock = threading.RLock()
+        self._flush_lock = threading.RLock()
+        self._jobs_lock = threading.RLock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._jobs.clear()
+        self._events.clear()
+
+    def draw_apart(self) -> None:
+        """Names and draws of this process's own; a stream that the caller gave stays the caller's."""
+        if self._names is None:
+            self.rng.seed(secrets.randbits(128))
+        self._names = None
 
     def _guarded(self, name: str, options: Mapping[str, Any], made: Any) -> Any:
         """An index or chunk store, behind a breaker where a network is between."""
@@ -243,6 +260,8 @@ class Runtime:
 
     def variant(self, variant: Any) -> ProtocolVariant:
         """The variant as of now; VariantNotFoundError names near ids."""
+        if self.asleep:
+            self.wake()
         variant_id = self.id_of(variant)
         found = self.variants.get(variant_id)
         if found is None and not self.closed:
@@ -421,6 +440,10 @@ class Runtime:
         """The protocol's structure is out of date."""
         self._dirty.add(protocol)
 
+    def touch_all(self) -> None:
+        """Every structure is out of date."""
+        self._dirty.update(self.structures)
+
     def rebuild(self) -> None:
         """Swap in new structures for the protocols touched."""
         with self.lock:
@@ -542,6 +565,7 @@ class Runtime:
             if windows or observations or durable:
                 try:
                     self.index.append_windows([*windows, *observations], durable=durable)
+                    self.performance.unheard = True
                 except BaseException:
                     self.performance.give_back(windows, observations)
                     raise
@@ -568,6 +592,8 @@ class Runtime:
 
     def later(self, job: Callable[[], None]) -> None:
         """Run a job on the writer: the thread, or at the end of this call without one."""
+        if self.asleep:
+            self.wake()
         self._jobs.append(job)
         self._wake.set()
 
@@ -651,19 +677,10 @@ class Runtime:
         return self.background and time.monotonic() - self.fed_at > self.config.max_staleness
 
     def _check_process(self) -> None:
-        if os.getpid() != self.pid:  # forked: locks and the thread are the parent's
-            self.pid = os.getpid()
-            self._names = None
-            self.boot = self.token(8)
-            self.lock = threading.RLock()
-            self._flush_lock = threading.RLock()
-            self._jobs_lock = threading.RLock()
-            self._wake = threading.Event()
-            self.performance.fold = threading.RLock()
-            self.performance.take()  # measured by the parent, stored by the parent
-            self._jobs.clear()
-            self._thread = None
-            self.start()
+        if os.getpid() != self.pid:  # forked in C, so nobody said so
+            self.forked.leave_parent()
+        if self.asleep:
+            self.wake()
 
     def try_anyway(self) -> None:
         """From now on ask the index and the chunk store whatever their breakers say: it is closing."""
@@ -674,6 +691,11 @@ class Runtime:
     def close(self) -> None:
         """Store what waits, stop the thread, let go of the parts."""
         if self.closed:
+            return
+        if self.asleep:  # a forked child that did nothing has nothing to store
+            self.closed = True
+            self.chunks.close()
+            self.index.close()
             return
         self.try_anyway()
         try:

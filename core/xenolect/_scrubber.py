@@ -7,7 +7,6 @@ healed from there, in new versions. Without one a person decides: ``repair`` may
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -51,9 +50,12 @@ class Scrubber:
     def __init__(self, runtime: Runtime, states: States) -> None:
         self._runtime = runtime
         self._states = states
+        self.leave_parent()
+
+    def leave_parent(self) -> None:
+        """At the start, and again in a forked child: no thread, and no lease."""
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
         self._renewed = float("-inf")
         self._running: tuple[int, int | None] | None = None
 
@@ -66,9 +68,9 @@ class Scrubber:
     def close(self) -> None:
         """Stop; what is half read is read again by the next one."""
         self._stop.set()
-        if self._thread is not None and os.getpid() == self._pid:
+        if self._thread is not None:
             self._thread.join(2.0)
-        if self._renewed > float("-inf") and os.getpid() == self._pid:
+        if self._renewed > float("-inf"):
             self._runtime.index.lease(FACT, self._runtime.boot, self._runtime.alive(), 0.0)
 
     def _run(self) -> None:

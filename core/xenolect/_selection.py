@@ -115,6 +115,8 @@ class Selector:
 
     def _select(self, agent: Agent | str, protocol: str, session: str | None) -> Selection:
         runtime = self._runtime
+        if runtime.asleep:
+            runtime.wake()
         agent_id, profile = self.profile(agent)
         structure = runtime.structures.get(protocol)
         if structure is None:

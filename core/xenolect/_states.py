@@ -7,7 +7,6 @@ dies earlier leaves objects nobody refers to, and the old state whole.
 from __future__ import annotations
 
 import hashlib
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -98,8 +97,13 @@ class States(Reading, Maintenance):
         self._cache = Cache(door.config.state.cache_size)
         self._renew()
 
+    def leave_parent(self) -> None:
+        """In a forked child: locks and threads are the parent's, and so are mirrors that are behind."""
+        self._objects.after_fork()
+        self._cache.after_fork()
+        self._renew()
+
     def _renew(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.RLock()
         self._locks: dict[str, threading.RLock] = {}
         self._workers = Workers()
@@ -110,11 +114,7 @@ class States(Reading, Maintenance):
         self._queued = 0
 
     def _enter(self, variant: Any) -> str:
-        """The variant's id; in a forked child the parent's locks and threads are left behind."""
-        if os.getpid() != self._pid:
-            self._objects.after_fork()
-            self._cache.after_fork()
-            self._renew()
+        """The variant's id."""
         return self._door.variant(variant).id
 
     # -- writing ----------------------------------------------------------------------------------
@@ -325,8 +325,6 @@ class States(Reading, Maintenance):
 
     def close(self) -> None:
         """Wait for states being stored, write the mirrors, let go of the threads."""
-        if os.getpid() != self._pid:
-            return
         with self._lock:
             queue, self._queue = self._queue, None
         if queue is not None:

@@ -60,6 +60,8 @@ class Variants:
         self, status: VariantStatus | str | None = None, protocol: str | None = None
     ) -> VariantList:
         """All variants in order of creation, or those of a status and a protocol."""
+        if self._runtime.asleep:
+            self._runtime.wake()
         wanted = None if status is None else VariantStatus(status)
         found = [
             v
@@ -70,6 +72,8 @@ class Variants:
 
     def baseline(self, protocol: str = "default", variant: Any = None) -> ProtocolVariant | None:
         """The protocol's fallback; with ``variant`` (an active one) it becomes the fallback."""
+        if self._runtime.asleep:
+            self._runtime.wake()
         if variant is not None:
             chosen = self._may_be_baseline(self.get(variant), protocol)
             point = self.proven(chosen, "made the baseline")

@@ -29,6 +29,7 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
+from xenolect import forks
 from xenolect import safeguards as sg
 from xenolect._circuit import FOLD, Circuit, Counts, Permit
 from xenolect.errors import BreakerOpenError, InvalidError
@@ -105,6 +106,15 @@ class CircuitBreaker(Circuit):
         self._ignore = ignore
         self._on_change = on_change
         super().__init__(machine, clock, draw, name, label)
+        forks.watch(self)
+
+    def before_fork(self) -> None:
+        """Nothing to wait for: a state is replaced whole."""
+
+    def after_fork(self, child: bool) -> None:
+        """In the child, with locks of its own."""
+        if child:
+            self.leave_parent()
 
     # -- guarding -------------------------------------------------------------------------------------
 

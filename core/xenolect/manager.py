@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
@@ -34,7 +35,7 @@ from xenolect._validate import check_name
 from xenolect._variants import Variants
 from xenolect.config import Config, load
 from xenolect.decisions import Decisions
-from xenolect.errors import CorruptError, InvalidError, InvalidMetricsError
+from xenolect.errors import CorruptError, EmergenceError, InvalidError, InvalidMetricsError
 from xenolect.events import Event
 from xenolect.facts import Put
 from xenolect.model import (
@@ -49,6 +50,7 @@ from xenolect.model import (
 
 __all__ = ["Call", "EmergenceManager", "Receipt", "open"]
 
+log = logging.getLogger("xenolect.variants")
 PROCESS_LEASE = 15.0
 
 
@@ -117,6 +119,14 @@ class EmergenceManager:
         self._mirroring.upkeep.rollups = self._rollups
         self._scrubber = Scrubber(runtime, self.states)
         self.keys.reseal = partial(self._mirroring.upkeep.rebuild, dry_run=False)
+        runtime.forked.parts = [
+            self.states.leave_parent,
+            self._breakers.leave_parent,
+            self.canaries.leave_parent,
+            self._mirroring.leave_parent,
+            self._scrubber.leave_parent,
+        ]
+        runtime.forked.woken = self._woken
 
     # -- opening and closing ----------------------------------------------------------------------
 
@@ -180,10 +190,23 @@ class EmergenceManager:
 
     _serving = True
 
+    def _woken(self) -> None:
+        """In a forked child that was asked for something: it is a serving process, too."""
+        if self._serving:
+            self._renewed = float("-inf")
+            try:
+                self._renew()
+            except EmergenceError as error:
+                log.warning("this process can not be counted now: %s", error)
+            self._scrubber.start()
+
     def close(self) -> None:
         """Store what waits, give the leases back, let go of files and threads. Twice is fine."""
         runtime = self._runtime
         if runtime.closed:
+            return
+        if runtime.asleep:  # a forked child that did nothing has nothing to store or to give back
+            runtime.close()
             return
         runtime.try_anyway()
         try:
@@ -360,6 +383,8 @@ class EmergenceManager:
     @property
     def mode(self) -> Mode:
         """normal; observe: baselines are served and verdicts only logged; baseline: kill switch."""
+        if self._runtime.asleep:
+            self._runtime.wake()
         return self._runtime.mode
 
     @mode.setter
@@ -423,6 +448,8 @@ class EmergenceManager:
 
     def status(self) -> dict[str, Any]:
         """Counts, rates, sizes, parts in use, rollouts, shut breakers, safe modes: plain JSON."""
+        if self._runtime.asleep:
+            self._runtime.wake()
         return status_of(self)
 
     def plugins(self) -> list[Any]:
