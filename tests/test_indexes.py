@@ -11,6 +11,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -357,11 +358,13 @@ def test_feed_without_news_reads_nothing(path: Path) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_fork_opens_its_own_connections(path: Path) -> None:
-    """Parent and child go on with the same object, also when it was in use at the fork."""
-    index = SqliteIndex(path)
+@pytest.mark.parametrize("stuck", [False, True], ids=["in turn", "while a write does not end"])
+def test_a_fork_opens_its_own_connections(path: Path, stuck: bool) -> None:
+    """Parent and child go on with the same object, also when a thread was writing at the fork."""
+    index = SqliteIndex(path, busy_timeout=0.5)
     index.commit([Put("v", "parent", 0)], actor="", at=0)
-    index._connections._turn.acquire()  # as if another thread were writing at this moment
+    if stuck:
+        index._connections._turn.acquire()
     child = os.fork()
     if child == 0:
         status = 1
@@ -373,12 +376,86 @@ def test_a_fork_opens_its_own_connections(path: Path) -> None:
             status = 0
         finally:
             os._exit(status)
-    index._connections._turn.release()
+    if stuck:
+        index._connections._turn.release()
     for number in range(20):
         index.commit([Put("v", "parent", number)], actor="parent", at=0)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert index.get("v", "child") == 19
     assert index.load().revision == 41
+    assert replayed(index.changes(0)) == index.load()
+    index.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_parent_that_closes_takes_nothing_from_its_child(path: Path) -> None:
+    """The child goes on after its parent closed: what it commits then is there for everybody."""
+    index = SqliteIndex(path)
+    index.commit([Put("v", "before", 0)], actor="", at=0)
+    ready, closed = os.pipe(), os.pipe()
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            index.commit([Put("v", "between", 0)], actor="child", at=0)
+            os.write(ready[1], b".")
+            os.read(closed[0], 1)
+            index.commit([Put("v", "after", 0)], actor="child", at=0)
+            status = 0
+        finally:
+            os._exit(status)
+    os.read(ready[0], 1)
+    index.close()
+    os.write(closed[1], b".")
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    for end in (*ready, *closed):
+        os.close(end)
+    index = SqliteIndex(path)
+    assert [fact.key for fact in index.load().facts] == ["after", "before", "between"]
+    index.close()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forks_among_threads_that_read_and_write(path: Path) -> None:
+    """Ten children of a process whose threads never rest: each commits and reads, none is stuck."""
+    index = SqliteIndex(path)
+    index.commit([Put("v", "parent", 0)], actor="", at=0)
+    stop, strange = threading.Event(), []
+
+    def work(job: Callable[[int], object]) -> None:
+        number = 0
+        try:
+            while not stop.is_set():
+                number += 1
+                job(number)
+        except BaseException as error:
+            strange.append(error)
+
+    jobs: list[Callable[[int], object]] = [
+        lambda n: index.commit([Put("v", "parent", n)], actor="parent", at=0),
+        lambda _: index.get("v", "parent"),
+        lambda _: index.changes(1),
+    ]
+    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    children = []
+    for number in range(10):
+        children.append(os.fork())
+        if children[-1] == 0:
+            status = 1
+            try:
+                index.commit([Put("c", str(number), number)], actor="child", at=0)
+                assert index.get("c", str(number)) == number
+                status = 0
+            finally:
+                os._exit(status)
+    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert (statuses, strange) == ([0] * 10, [])
+    assert sum(fact.kind == "c" for fact in index.load().facts) == 10
     assert replayed(index.changes(0)) == index.load()
     index.close()
 

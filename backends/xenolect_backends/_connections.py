@@ -19,7 +19,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from xenolect import forks
 from xenolect.errors import (
@@ -106,7 +106,8 @@ class Connections:
         self._turn = threading.Lock()
         self._lent = 0  # connections that threads read with now
         self._back = threading.Condition(threading.Lock())
-        self._parted = False
+        self._parted = False  # was everything closed at the last fork?
+        self._held: list[Any] = []  # locks, while the process forks
         self._file_lock = FileLock(path.with_name(path.name + "-lock"))
         self._log = f"{path}-wal"
         self._readers: list[sqlite3.Connection] = []
@@ -326,19 +327,18 @@ class Connections:
 
     def before_fork(self) -> None:
         """Close everything once nobody reads or writes; who wants to waits until the fork is over."""
-        self._turn.acquire()
-        self.feed_lock.acquire()
-        self._back.acquire()
+        self._parted = False
+        for lock in (self._turn, self.feed_lock, self._back):
+            if not lock.acquire(timeout=self._busy_timeout):
+                return  # a call that does not end: the child leaves all of it alone
+            self._held.append(lock)
         if not self._closed and self._back.wait_for(lambda: not self._lent, self._busy_timeout):
             self._parted = self._close_all(patiently=True)
 
     def after_fork(self, child: bool) -> None:
         """The parent opens again when it needs to; a child makes connections of its own."""
-        self._back.release()
-        self.feed_lock.release()
-        self._turn.release()
-        if not child:
-            self._parted = False
+        while self._held:
+            self._held.pop().release()
 
     def abandon(self) -> None:
         """In a child: leave to the parent what it has open, where it could not be closed."""

@@ -1,6 +1,6 @@
 """A chunk store and an index in dictionaries: the reference that says what the others must do.
 
-Nothing survives the process. A store with a name is the same store for everybody who opens that
+Nothing survives the process, and a forked child goes on with a copy of its own. A store with a name is the same store for everybody who opens that
 name in this process, so several managers may share it; without a name it is private.
 """
 
@@ -13,6 +13,7 @@ from typing import Any
 
 import attrs
 
+from xenolect import forks
 from xenolect.cas import (
     check_after,
     check_change,
@@ -50,8 +51,27 @@ from xenolect.objects import as_bytes, check_key, check_prefix, check_range
 __all__ = ["MemoryChunks", "MemoryIndex"]
 
 
+class _Whole:
+    """What is not half done in a forked child, which goes on with a copy of its own."""
+
+    __slots__ = ("lock",)
+
+    lock: threading.Lock
+
+    def __attrs_post_init__(self) -> None:
+        forks.watch(self, store=True)
+
+    def before_fork(self) -> None:
+        """Wait until nobody writes."""
+        self.lock.acquire()
+
+    def after_fork(self, child: bool) -> None:
+        """Go on."""
+        self.lock.release()
+
+
 @attrs.define(eq=False)
-class _Objects:
+class _Objects(_Whole):
     """What chunk stores of one name share."""
 
     lock: threading.Lock = attrs.field(factory=threading.Lock)
@@ -59,7 +79,7 @@ class _Objects:
 
 
 @attrs.define(eq=False)
-class _Tables:
+class _Tables(_Whole):
     """What indexes of one name share. Facts hold ``(version, value as JSON text or None)``."""
 
     lock: threading.Lock = attrs.field(factory=threading.Lock)
@@ -74,7 +94,7 @@ class _Tables:
     leases: dict[str, Lease] = attrs.field(factory=dict)
 
 
-_named_lock = threading.Lock()
+_named_lock = threading.Lock()  # held for one look, by whoever opens a store
 _objects: dict[str, _Objects] = {}
 _tables: dict[str, _Tables] = {}
 

@@ -334,16 +334,18 @@ class Performance:
     def follow(self) -> None:
         """Add what other processes stored since the last call."""
         while True:
-            cursor, windows = self._index().appended(self._followed, PAGE, self._writer())
+            since, self.unheard = self._followed, False
+            cursor, windows = self._index().appended(since, PAGE, self._writer())
             now = self._clock()
             with self.fold:
+                if self._followed != since:
+                    continue  # another thread took them in meanwhile
                 for window in windows:
                     if is_once(window):
                         self.once.learn(window)
                     elif not is_hour(window):
                         self._hear(window, now)
                 self._followed = cursor
-                self.unheard = False
             if len(windows) < PAGE:
                 return
 

@@ -16,6 +16,7 @@ from xenolect._breaker_records import Ledger, Times
 from xenolect._breakers import Breakers
 from xenolect._call import Call, Receipt
 from xenolect._critical import Critical
+from xenolect._exit import close_at_exit
 from xenolect._guarded_states import GuardedStates
 from xenolect._keys import Keys
 from xenolect._logging import configure as configure_logs
@@ -186,9 +187,11 @@ class EmergenceManager:
             runtime.chunks.close()
             runtime.index.close()
             raise
+        manager._stay = close_at_exit(manager)
         return manager
 
     _serving = True
+    _stay: Callable[[], None] = staticmethod(lambda: None)  # is not closed at exit any more
 
     def _woken(self) -> None:
         """In a forked child that was asked for something: it is a serving process, too."""
@@ -205,6 +208,7 @@ class EmergenceManager:
         runtime = self._runtime
         if runtime.closed:
             return
+        self._stay()
         if runtime.asleep:  # a forked child that did nothing has nothing to store or to give back
             runtime.close()
             return
