@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -171,6 +172,9 @@ class Connections:
         )
         try:
             connection.execute("PRAGMA wal_autocheckpoint = 0")
+            if sys.platform == "darwin":  # where fsync leaves the data in the drive's cache
+                connection.execute("PRAGMA fullfsync = 1")
+                connection.execute("PRAGMA checkpoint_fullfsync = 1")
             connection.execute(f"PRAGMA cache_size = {self._cache_nodes}")
         except sqlite3.Error:
             connection.close()

@@ -5,7 +5,8 @@ fsspec's own local writes do not fsync, and its ``mode="create"`` is a check fol
 synced, and given its name by link(2), which fails if the name is taken and shows all of it or nothing.
 
 On Windows NTFS has hard links too; a directory can not be synced there, so after a power failure the
-newest names may be missing. File systems without hard links (FAT, some network mounts) are refused.
+newest names may be missing. On macOS fsync leaves the data in the drive's cache, so F_FULLFSYNC is asked
+for. File systems without hard links (FAT, some network mounts) are refused.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import errno
 import os
 import secrets
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from typing import NoReturn
@@ -196,8 +198,26 @@ def _create(path: str) -> int:
 def _write(file: int, data: memoryview) -> None:
     while data:
         data = data[os.write(file, data) :]
-    # fdatasync still writes what is needed to read the file back, its size included (POSIX).
-    getattr(os, "fdatasync", os.fsync)(file)
+    _sync(file)
+
+
+# Each system's calls are named where they are made: the others lack them.
+
+if sys.platform == "darwin":
+
+    def _sync(file: int) -> None:
+        import fcntl
+
+        try:
+            fcntl.fcntl(file, fcntl.F_FULLFSYNC)
+        except OSError:  # a file system, or a mount, that does not know it
+            os.fsync(file)
+
+else:
+
+    def _sync(file: int) -> None:
+        # fdatasync still writes what is needed to read the file back, its size included (POSIX).
+        getattr(os, "fdatasync", os.fsync)(file)
 
 
 def _link(temporary: str, path: str, key: str) -> None:
@@ -205,8 +225,8 @@ def _link(temporary: str, path: str, key: str) -> None:
         os.link(temporary, path)
     except FileExistsError:
         raise _duplicate(key) from None
-    except OSError as error:
-        if error.errno in _NO_LINKS:
+    except (OSError, AttributeError) as error:  # a system without them has no such function
+        if isinstance(error, AttributeError) or error.errno in _NO_LINKS:
             raise StorageError(
                 f"{os.path.dirname(path)} is on a file system without hard links, so of two writers "
                 f"both could win; put the store on ext4, xfs, btrfs, APFS or NTFS"
@@ -216,11 +236,11 @@ def _link(temporary: str, path: str, key: str) -> None:
 
 def sync_directory(folder: str) -> None:
     """Make the names in a directory durable. OSError."""
-    if os.name == "nt":
+    if sys.platform == "win32":
         return
     file = os.open(folder, os.O_RDONLY | getattr(os, "O_DIRECTORY", 0))
     try:
-        os.fsync(file)
+        _sync(file) if sys.platform == "darwin" else os.fsync(file)
     finally:
         os.close(file)
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -322,7 +323,7 @@ def _beside(path: Path) -> tuple[Path, ...]:
 
 
 def _sync(folder: Path) -> None:
-    if os.name == "nt":
+    if sys.platform == "win32":
         return
     file = os.open(folder, os.O_RDONLY)
     try:
