@@ -236,6 +236,36 @@ def test_a_rollout_whose_canary_units_are_missing_holds_until_it_is_resumed(
         assert "mismatch" not in status.reason
 
 
+def test_sessions_from_before_the_rollout_are_in_neither_arm() -> None:
+    """They keep what they were given; only the outer ones would be counted, all of them as control."""
+    now = [1_000_000.0]
+    with EmergenceManager.open("memory://", clock=lambda: now[0], background=False) as manager:
+        agents = fleet(manager, zstd="1.5")
+        _, canary = json_and_zstd(manager)
+
+        def talk(sessions: range) -> None:
+            for i in sessions:
+                name = agents[i % 200]
+                chosen = manager.select(name, session=f"s{i}")
+                manager.report(chosen, name, success=True, session=f"s{i}")
+            now[0] += 60.0
+            manager.tick()
+
+        talk(range(500))
+        manager.canaries.start(canary, initial_fraction=0.3, unit="session", seed=3)
+        for minute in range(6):
+            talk(range(500))
+            talk(range(500 + 40 * minute, 540 + 40 * minute))
+        manager.flush()
+        status = manager.canaries.status(canary)
+        counted = status.evidence["sample_ratio"]
+
+    assert 150 <= counted["canary"] + counted["control"] <= 240
+    assert counted["canary"] > 30
+    assert counted["evidence"] < ALARM
+    assert "mismatch" not in status.reason
+
+
 def test_replay_counts_the_same_units() -> None:
     """Every stored ratio comes out of the stored observations; an edited one is named."""
     from xenolect._registry import Registry

@@ -300,6 +300,10 @@ class Canaries:
                 continue
             if not self._eligible(rollout, agent_id):
                 continue
+            if rollout.by_session and self._selector.pinned_before(
+                variant.protocol, unit, rollout.document["started_at"]
+            ):
+                continue  # chosen before there was a rollout: in neither arm
             arm = rollout.arm(variant.id, unit)
             if any(other.inside(u) for other, u in earlier):
                 arm = None  # treated by an earlier rollout: in neither arm of this one

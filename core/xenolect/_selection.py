@@ -56,7 +56,7 @@ class Selector:
         self._most_sticky = config.selection.sticky_agents
         self._seen: dict[str, tuple[AgentContext, Profile]] = {}
         self._sticky: dict[tuple[str, str], tuple[str, float]] = {}
-        self._pins: dict[tuple[str, str], tuple[str, Reason]] = {}
+        self._pins: dict[tuple[str, str], tuple[str, Reason, float]] = {}  # with the moment
 
     # -- who asks ---------------------------------------------------------------------------------
 
@@ -286,9 +286,14 @@ class Selector:
         return row
 
     def _pin(self, key: tuple[str, str], variant_id: str, reason: Reason) -> None:
-        self._pins[key] = (variant_id, reason)
+        self._pins[key] = (variant_id, reason, self._runtime.clock())
         if len(self._pins) > self._runtime.config.selection.sessions:
             self._drop_first(self._pins)
+
+    def pinned_before(self, protocol: str, session: str, at: float) -> bool:
+        """Was the session's choice made in this process before a moment?"""
+        pinned = self._pins.get((protocol, session))
+        return pinned is not None and pinned[2] < at
 
     def fallback(
         self, board: Board, agent_id: str, session: str | None, claim: bool = True
@@ -351,5 +356,5 @@ class Selector:
 
     def forget(self, variant_id: str) -> None:
         """Nobody is pinned or stuck to the variant any more."""
-        for key in [k for k, (v, _) in list(self._pins.items()) if v == variant_id]:
+        for key in [k for k, (v, _, _) in list(self._pins.items()) if v == variant_id]:
             self._pins.pop(key, None)
