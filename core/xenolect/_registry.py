@@ -18,6 +18,7 @@ import pluggy
 from xenolect import hookspecs
 from xenolect._checks import did_you_mean
 from xenolect._discovery import Found, Trouble, find, implementations, marked_offers
+from xenolect._foreign import answered_for
 from xenolect._options import fill
 from xenolect.config import PluginsConfig
 from xenolect.errors import EmergenceError, PluginError
@@ -138,7 +139,11 @@ class Registry:
         """
         offered = self._one(kind, name, where)
         try:
-            return fill(offered.offer.make, options, where)
+            made = fill(offered.offer.make, options, where)
+            if offered.source == "bundled":
+                return made
+            who = f"{KINDS[kind][1]} {name!r} of {_full(offered.plugin, offered.source)}"
+            return answered_for(kind, made, who)
         except EmergenceError:
             raise
         except Exception as error:

@@ -296,6 +296,8 @@ class Runtime:
         for name, rule in self.rules:
             try:
                 reason = rule.refuses(variant, context)
+                if reason is not None and not isinstance(reason, str):
+                    raise TypeError(f"it answered {reason!r}, neither words nor None")
             except Exception as error:
                 reason = f"rule {name!r} failed: {type(error).__name__}: {error}"
                 log.warning(
