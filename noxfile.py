@@ -125,6 +125,13 @@ def lint(session: nox.Session) -> None:
 
 
 @nox.session
+def docs(session: nox.Session) -> None:
+    """The pages as a site, in ``site/``. A warning is an error; so is a link or an anchor to nowhere."""
+    session.install(*group("docs"))
+    session.run("mkdocs", "build", "--strict", *session.posargs, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """The promised numbers, as ratios to floors measured in the same run. Prints; gates nothing."""
     session.install(str(wheel(session, ROOT)) + "[testing]", *group("test"))

@@ -190,5 +190,5 @@ def test_while_the_index_is_away_it_is_asked_rarely_and_nothing_measured_is_lost
 
     manager.close()
 
-    inner = manager._runtime.index.inner._inner  # type: ignore[attr-defined]
+    inner = manager._runtime.index.inner._inner._inner  # type: ignore[attr-defined]
     assert sum(w.count for w in inner._held.windows.values() if w.variant_id == "x") == 40

@@ -1,4 +1,4 @@
-"""The pages say what the code does: every hook, error and setting has its place, every example loads."""
+"""The pages say what the code does: every hook, error, setting and command has its place."""
 
 from __future__ import annotations
 
@@ -171,3 +171,74 @@ def test_the_examples_of_settings_are_settings(tmp_path):
         file.write_text(block)
 
         assert load(file, environ={}) != Config()
+
+
+# -- commands, links and the site -----------------------------------------------------------------
+
+
+def test_every_command_has_a_heading_and_every_option_a_row():
+    """In ``docs/commands.md``, which ``python -m tests.commands_page`` writes; nothing else has one."""
+    from tests.commands_page import COMMON, commands
+
+    text = (DOCS / "commands.md").read_text("utf-8")
+    sections = dict(
+        re.findall(r"^#{2,3} `([a-z -]+)`\n(.*?)(?=^#{2,3} `|\Z)", text, re.MULTILINE | re.DOTALL)
+    )
+    known = dict(commands())
+
+    assert sorted(sections) == sorted(known)
+    for path, command in known.items():
+        for parameter in command.params:
+            names = parameter.opts if parameter.param_type_name == "option" else ()
+            if parameter.name not in COMMON:
+                assert all(f"`{', '.join(names)}" in sections[path] for _ in names), (path, names)
+
+
+def test_no_option_is_without_words():
+    """``--help`` says of every option what it is."""
+    from tests.commands_page import commands
+
+    silent = [
+        (path, parameter.opts)
+        for path, command in commands()
+        for parameter in command.params
+        if parameter.param_type_name == "option" and not getattr(parameter, "help", None)
+    ]
+
+    assert silent == []
+
+
+def test_every_page_is_in_the_navigation():
+    """And what the navigation names is a page. A page that nobody finds is not read."""
+    site = (DOCS.parent / "mkdocs.yml").read_text("utf-8")
+    named = re.findall(r"^ +- ([a-z-]+\.md)$", site, re.MULTILINE)
+
+    assert sorted(named) == sorted(file.name for file in DOCS.glob("*.md"))
+
+
+LINK = re.compile(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)")
+PICTURE = re.compile(r"!\[[^\]]*\]\(([^)\s]+)\)")
+PAGES = [DOCS.parent / "README.md", DOCS.parent / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+PAGES += sorted(DOCS.parent.glob("contrib/*/README.md"))
+
+
+def anchors(page):
+    """What its headings are called in an address."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"[\s-]+", "-", heading) for heading in plain}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS.parent)))
+def test_no_link_leads_nowhere(page):
+    """Files exist, headings exist; addresses elsewhere are encrypted ones."""
+    text = re.sub(r"^```.*?^```", "", page.read_text("utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in [*LINK.findall(text), *PICTURE.findall(text)]:
+        if "://" in target:
+            assert target.startswith("https://"), target
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path) if path else page
+        assert file.is_file(), target
+        assert not anchor or anchor in anchors(file), target

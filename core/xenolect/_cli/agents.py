@@ -69,10 +69,22 @@ def _said(agent: Agent, output: Output, what: str) -> None:
 
 @command.command("register")
 @click.argument("agent")
-@click.option("--capability", "-c", multiple=True, metavar="NAME=VALUE")
-@click.option("--preference", "-p", multiple=True, metavar="METRIC=WEIGHT")
-@click.option("--version", default="")
-@click.option("--platform", default="")
+@click.option(
+    "--capability",
+    "-c",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What it can do; may be repeated.",
+)
+@click.option(
+    "--preference",
+    "-p",
+    multiple=True,
+    metavar="METRIC=WEIGHT",
+    help="What matters to it; may be repeated.",
+)
+@click.option("--version", default="", help="The agent's own version; requirements may name it.")
+@click.option("--platform", default="", help="Where it runs; requirements may name it.")
 @store_command()
 def register(
     manager: EmergenceManager,
@@ -90,10 +102,22 @@ def register(
 
 @command.command("update")
 @click.argument("agent")
-@click.option("--capability", "-c", multiple=True, metavar="NAME=VALUE")
-@click.option("--preference", "-p", multiple=True, metavar="METRIC=WEIGHT")
-@click.option("--version", default="")
-@click.option("--platform", default="")
+@click.option(
+    "--capability",
+    "-c",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="What it can do; may be repeated.",
+)
+@click.option(
+    "--preference",
+    "-p",
+    multiple=True,
+    metavar="METRIC=WEIGHT",
+    help="What matters to it; may be repeated.",
+)
+@click.option("--version", default="", help="The agent's own version; requirements may name it.")
+@click.option("--platform", default="", help="Where it runs; requirements may name it.")
 @store_command()
 def update(
     manager: EmergenceManager,

@@ -37,10 +37,12 @@ def _show(status: CanaryStatus, output: Output) -> None:
 @click.option("--fraction", type=float, help="The first share, as in 0.1.")
 @click.option("--steps", type=int, help="Steps after the first share.")
 @click.option("--level", multiple=True, type=float, help="An explicit share; repeat it.")
-@click.option("--unit", type=click.Choice(["agent", "session"]))
-@click.option("--judge")
-@click.option("--min-effect", type=float)
-@click.option("--seed")
+@click.option("--unit", type=click.Choice(["agent", "session"]), help="What is assigned to an arm.")
+@click.option("--judge", help="Who weighs the evidence.")
+@click.option(
+    "--min-effect", type=float, help="The smallest difference in failure rate that matters."
+)
+@click.option("--seed", help="Assign units as another rollout with this seed did.")
 @click.option(
     "--option", multiple=True, metavar="NAME=VALUE", help="Any other setting of [canary]."
 )

@@ -38,7 +38,7 @@ def list_(manager: EmergenceManager, output: Output, variant: str | None) -> Non
 
 @command.command("create")
 @click.argument("variant")
-@click.option("--reason", default="by hand", show_default=True)
+@click.option("--reason", default="by hand", show_default=True, help="Why; kept with the point.")
 @store_command()
 def create(manager: EmergenceManager, output: Output, variant: str, reason: str) -> None:
     """Store a point of VARIANT as it is now."""

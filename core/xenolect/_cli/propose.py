@@ -30,11 +30,25 @@ FIELDS = (
 @click.option("--description", "-d", help="What it is, for people.")
 @click.option("--changes", help="What it changes: JSON, or @FILE.")
 @click.option("--id", "id_", help="A slug; a UUID4 is made without one.")
-@click.option("--protocol", default="default", show_default=True)
+@click.option(
+    "--protocol", default="default", show_default=True, help="Which variants it competes with."
+)
 @click.option("--require", multiple=True, metavar="CAP=PREDICATE", help='As in zstd=">=1.5"')
-@click.option("--optional", multiple=True, metavar="CAP=PREDICATE")
-@click.option("--conflict", multiple=True, metavar="CAP=PREDICATE")
-@click.option("--metadata", multiple=True, metavar="NAME=VALUE")
+@click.option(
+    "--optional", multiple=True, metavar="CAP=PREDICATE", help="Good to have; may be repeated."
+)
+@click.option(
+    "--conflict",
+    multiple=True,
+    metavar="CAP=PREDICATE",
+    help="What an agent must not have; may be repeated.",
+)
+@click.option(
+    "--metadata",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Anything to remember of it; may be repeated.",
+)
 @click.option("--parent", help="The variant it was derived from.")
 @click.option("--activate", is_flag=True, help="Activate it at once (the first of its protocol).")
 @store_command(create=True)

@@ -10,7 +10,7 @@ from xenolect.manager import EmergenceManager
 
 @click.command("rollback")
 @click.argument("variant")
-@click.option("--reason", default="operator", show_default=True)
+@click.option("--reason", default="operator", show_default=True, help="Why; kept in the journal.")
 @store_command()
 def command(manager: EmergenceManager, output: Output, variant: str, reason: str) -> None:
     """Take VARIANT back to its last proven point: content, state and routing, in one commit."""

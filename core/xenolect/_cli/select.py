@@ -11,7 +11,9 @@ from xenolect.model import Agent, AgentContext
 
 @click.command("select")
 @click.argument("agent")
-@click.option("--protocol", default="default", show_default=True)
+@click.option(
+    "--protocol", default="default", show_default=True, help="Among the variants of this protocol."
+)
 @click.option("--session", help="The conversation, where rollouts assign sessions.")
 @click.option(
     "--capability", "-c", multiple=True, metavar="NAME=VALUE", help="For an unregistered agent."

@@ -57,7 +57,7 @@ def put(manager: EmergenceManager, output: Output, variant: str, file: str, as_j
 
 @command.command("get")
 @click.argument("variant")
-@click.option("--version", type=int)
+@click.option("--version", type=int, help="An older version of the state.")
 @click.option("--out", type=click.Path(dir_okay=False), help="A file (default: standard output).")
 @store_command()
 def get(

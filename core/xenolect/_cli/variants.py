@@ -54,8 +54,12 @@ def _print(variant: ProtocolVariant) -> None:
 
 
 @command.command("list")
-@click.option("--status", type=click.Choice([str(s) for s in VariantStatus]))
-@click.option("--protocol")
+@click.option(
+    "--status",
+    type=click.Choice([str(s) for s in VariantStatus]),
+    help="Only those in this status.",
+)
+@click.option("--protocol", help="Only those of this protocol.")
 @store_command()
 def list_(
     manager: EmergenceManager, output: Output, status: str | None, protocol: str | None
