@@ -7,6 +7,7 @@ of the disk that a process which dies can leave; a power failure may also lose w
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -199,7 +200,8 @@ class CrashSweep:
                     raise RuntimeError(f"the act did not come to its stage.begin(): {answers[0]}")
                 with _strace(pid, options):
                     here.send(b"\n")
-                    answers += [json.loads(line) for line in lines if line.endswith("\n")]
+                    with contextlib.suppress(ConnectionResetError):  # killed before it heard us
+                        answers.extend(json.loads(line) for line in lines if line.endswith("\n"))
         except BaseException:
             os.kill(pid, signal.SIGKILL)
             raise
