@@ -271,8 +271,10 @@ class Kept:
     def _check(self, value: Any, *, deep: bool) -> None:
         try:
             self._read(value)
-        except NotFoundError as cause:
+        except (NotFoundError, _AnotherPoint) as cause:
             if not value.get("later"):
+                if isinstance(cause, _AnotherPoint):
+                    raise
                 raise CorruptError(f"{value['object']} is missing", key=value["object"]) from cause
             self.complete(value["object"].removeprefix("variants/").replace("/points/", "/")[:-5])
             self._read(value)
@@ -289,12 +291,16 @@ class Kept:
         content = self._states.objects.unseal(POINT, name, data, owner, vouched=True)
         found = hashlib.sha256(content).hexdigest()
         if found != value["sha256"] or canonical(value["manifest"]).encode() != content:
-            raise CorruptError(
+            raise _AnotherPoint(
                 f"{name} is not what was written",
                 key=name,
                 expected=value["sha256"],
                 found=found,
             )
+
+
+class _AnotherPoint(CorruptError):
+    """An intact object, but of a point that never came true: who wrote it died, or was refused."""
 
 
 def _id(value: Any) -> str:
