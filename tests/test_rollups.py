@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import attrs
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from xenolect import EmergenceManager, InvalidError, PerformanceMetrics
 from xenolect._buckets import begin, bucket_of, end
@@ -248,6 +251,75 @@ def test_two_processes_take_turns_and_nothing_counts_twice(
     other.tick()
     assert other._rollups._mine()
     fleet.check(other)
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["record", "late", "flush", "roll", "stale", "tick", "reopen", "wait"]),
+        st.integers(0, 1),
+        st.integers(1, 200),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(STEPS)
+def test_whoever_rolls_up_whenever_the_sums_are_the_records(steps: Any) -> None:
+    """Two processes record, late too, flush, roll up, come late with it, and restart, in any order: what
+    both then read is what was recorded, and nothing of it twice."""
+    clock = Clock(START)
+    with tempfile.TemporaryDirectory() as place:
+
+        def opened() -> EmergenceManager:
+            return EmergenceManager.open(place, clock=clock, background=False)
+
+        managers = [opened(), opened()]
+        managers[0].variants.propose("v", {}, id="v")
+        hours: dict[float, list[int]] = {}
+        for step, who, number in steps:
+            manager = managers[who]
+            if step in ("record", "late"):
+                at = clock.now - (0 if step == "record" else 60 * number)
+                metrics = PerformanceMetrics(
+                    0.0 if number % 3 else 1.0, float(number), count=number,
+                    timestamp=datetime.fromtimestamp(at, UTC),
+                )  # fmt: skip
+                manager.record("v", metrics)
+                taken = clock.now if clock.now - at <= 120 else at
+                slot = hours.setdefault(begin("hourly", taken), [0, 0])
+                slot[0] += number
+                slot[1] += number if number % 3 else 0
+            elif step == "flush":
+                manager.flush()
+            elif step == "roll":
+                manager._rollups.roll()
+            elif step == "stale":
+                since, until, windows = manager._runtime.index.unrolled(number)
+                managers[1 - who]._rollups.roll()
+                if until > since:
+                    with pytest.raises(ConflictError):
+                        manager._rollups._take(since, until, windows)
+            elif step == "tick":
+                manager.tick()
+            elif step == "reopen":
+                manager.close()
+                managers[who] = opened()
+            else:
+                clock.advance(30.0 * number)
+        for manager in managers:
+            manager.flush()
+        for manager in managers:
+            found = manager.performance.rollups("v", "hourly")
+            assert {each.since.timestamp(): [each.count, each.failures] for each in found} == hours
+            for resolution in ("daily", "monthly"):
+                whole = manager.performance.rollups("v", resolution)
+                assert sum(each.count for each in whole) == sum(n for n, _ in hours.values())
+            assert manager.performance.history("v", timedelta(days=40)).count == sum(
+                n for n, _ in hours.values()
+            )
+            manager.close()
 
 
 def test_counters_after_a_restart_are_those_before(
