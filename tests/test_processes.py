@@ -102,6 +102,18 @@ def test_each_of_two_processes_has_one_witness(
         assert [t - done for t in chosen if t > done + 0.5] == []
 
 
+def wait_until_known(worker: Worker, variant: str) -> None:
+    """Return when another process follows the variant's rollout, which takes a look at the feed."""
+    until = time.monotonic() + 30
+    while True:
+        try:
+            worker.ask("status", variant=variant)
+            return
+        except AssertionError:
+            assert time.monotonic() < until
+            time.sleep(0.01)
+
+
 def test_the_verdict_uses_the_evidence_of_both(
     tmp_path: Path, workers: Callable[..., Worker]
 ) -> None:
@@ -118,6 +130,7 @@ def test_the_verdict_uses_the_evidence_of_both(
             manager.report("zstd", name, success=False)
         manager.flush()
         alone = manager.variants.get("zstd").status
+        wait_until_known(other, "zstd")  # evidence of a rollout not heard of yet is history only
         other.ask("report", variant="zstd", agents=canaries[3:6], success=False)
         until = time.monotonic() + 30
         while manager.variants.get("zstd").status == "canary" and time.monotonic() < until:
