@@ -7,6 +7,7 @@ distributions of ``contrib/`` as a stranger would install them. Nothing is impor
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import nox
@@ -99,6 +100,48 @@ def matrix(session: nox.Session) -> None:
     install(session, contrib=True)
     run_tests(session, "tests", "-m", "not slow", "-n", "auto", "--dist", "worksteal")
     run_contrib(session)
+
+
+@nox.session(python="3.11")
+def minimum(session: nox.Session) -> None:
+    """``tests`` with the lowest version of everything that is named in pyproject.toml."""
+    session.install("uv")
+    lowest = ["--resolution", "lowest-direct", "--python", session.virtualenv.location]
+    built = wheel(session, ROOT)
+    session.run("uv", "pip", "install", *lowest, f"{built}[testing]", *group("test"))
+    run_tests(session, "tests", "-m", "not slow and not s3")
+
+
+@nox.session
+def stranger(session: nox.Session) -> None:
+    """In a folder outside of the repository: the wheel without extras, one plugin by its path, a program."""
+    with tempfile.TemporaryDirectory() as place:
+        session.install(str(wheel(session, ROOT)))
+        session.chdir(place)
+        session.run("xenolect", "new-plugin", "scorer", "near-by")
+        session.install("./xenolect-near-by")
+        Path("program.py").write_text(STRANGER, "utf-8")
+        session.run("python", "-P", "program.py")
+        session.run("xenolect", "plugins")
+        session.chdir(ROOT)
+
+
+STRANGER = """
+from pathlib import Path
+
+import xenolect
+from xenolect import AgentContext, EmergenceManager
+
+assert not Path(xenolect.__file__).is_relative_to(Path.cwd()), "a wheel was to be imported"
+with EmergenceManager.open("variants/", scoring={"near-by": {"weight": 1.0, "goal_ms": 20}}) as manager:
+    manager.variants.activate(manager.variants.propose("plain", {"wire": "json"}, id="plain"))
+    manager.agents.register("agent-7", AgentContext())
+    with manager.call("agent-7") as call:
+        assert call.variant.changes == {"wire": "json"}
+    assert set(manager.explain("agent-7")[0].parts) == {"near-by"}
+    (plugin,) = [each for each in manager.plugins() if each.name == "near-by"]
+    print(plugin.source, plugin.status, plugin.offers)
+"""
 
 
 @nox.session
