@@ -19,11 +19,13 @@ def quiet() -> Iterator[None]:
 
 
 def endings(seeds: range) -> Counter[str]:
-    """How harmful variants end; the harmless are checked by the world itself."""
+    """How harmful variants end; the harmless are checked by the world itself. Those that were outscored
+    until an operator took them back are counted apart, too."""
     found: Counter[str] = Counter()
     for seed in seeds:
         world = UnderFire(seed).play()
         found[world.ending if world.harm else f"harmless {world.ending}"] += 1
+        found["outscored"] += world.outscored
     return found
 
 
@@ -34,6 +36,7 @@ def test_twenty_rollbacks_under_fire(block: int) -> None:
     taken back, and an end that is one of the three."""
     found = endings(range(20 * block, 20 * block + 20))
 
+    assert found.pop("outscored", 0) <= 1
     assert sum(found.values()) == 20
     assert found["rolled back"] >= 8
 
@@ -46,6 +49,7 @@ def test_a_hundred_more_rollbacks_under_fire(block: int) -> None:
     safe mode, some harmless ones are active, and there is no other end than the three."""
     found = endings(range(1_000 + 100 * block, 1_100 + 100 * block))
 
+    assert found.pop("outscored", 0) <= 5
     assert set(found) <= {
         "rolled back",
         "safe mode",

@@ -6,7 +6,7 @@ disk fails, or somebody else acts. Then come some bad minutes, then calm, and it
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 from tests.small_world.play import SmallWorld
@@ -48,6 +48,8 @@ class UnderFire(SmallWorld):
         self.victim: Process | None = None
         self.blow: Callable[[Process], None] = self.kill
         self.ending = ""
+        self.before: dict[str, int] = {}
+        self.outscored = False
 
     def call(self) -> str:
         """Always from the beginning to the end."""
@@ -262,6 +264,7 @@ class UnderFire(SmallWorld):
         for process in self.processes:
             if process.manager is None:
                 self.attempt(process, "opens", process.open)
+        before = self.before = dict(self.served)
         for self.count in range(200, 200 + rounds):
             if (
                 self.count >= 280 and self.count % 8 == 0
@@ -274,11 +277,24 @@ class UnderFire(SmallWorld):
                 self.act(self.processes[0], self.resume)
             if status == S.ACTIVE and self.harm and self.hopeless():
                 self.act(self.processes[0], self.name_base)
+            if self.count % 50 == 0:
+                before, self.before = self.before, dict(self.served)
+            if self.count == 200 + rounds - 10 and status == S.ACTIVE and self.harm:
+                self.passed_by(before)
             done = (S.ROLLED_BACK,) if self.harm else (S.ROLLED_BACK, S.ACTIVE)
             if status in done or self.safe():
                 return
         if not self.harm:
             self.act(self.processes[0], self.promote)
+
+    def passed_by(self, before: Mapping[str, int]) -> None:
+        """Harmful, active, and chosen for so few that nothing can be proved: its score keeps it away. Then
+        an operator takes it back; one that is served is not let off."""
+        chosen = {name: count - before.get(name, 0) for name, count in self.served.items()}
+        wire = sum(count for name, count in chosen.items() if name.startswith("wire"))
+        if chosen.get(THE, 0) <= 0.05 * wire:
+            self.outscored = True
+            self.act(self.processes[0], self.roll_back)
 
     def hopeless(self) -> bool:
         """Is it the fallback that an operator named, and has its breaker latched? Rolling a baseline back
