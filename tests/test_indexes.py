@@ -418,7 +418,7 @@ def test_a_parent_that_closes_takes_nothing_from_its_child(path: Path) -> None:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 def test_forks_among_threads_that_read_and_write(path: Path) -> None:
     """Ten children of a process whose threads never rest: each commits and reads, none is stuck."""
-    index = SqliteIndex(path)
+    index = SqliteIndex(path, busy_timeout=60)
     index.commit([Put("v", "parent", 0)], actor="", at=0)
     stop, strange = threading.Event(), []
 

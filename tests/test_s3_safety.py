@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from tests.fault_proxy import FaultProxy
 from tests.s3_services import BUCKET, KEYS, QUICK, Service
 from tests.test_chunk_stores_s3 import CLIENTS
@@ -31,6 +30,8 @@ from xenolect.errors import (
 from xenolect.secret import Secret
 from xenolect_backends import FsspecOptions, xenolect_chunk_storage
 from xenolect_backends._patience import Patience
+
+trustme = pytest.importorskip("trustme")  # the session s3 has it
 
 pytestmark = [pytest.mark.s3, pytest.mark.slow]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,12 +20,22 @@ class Workers:
     """A pool that begins with the first large state. Nothing runs on it that waits for it."""
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._lock = threading.Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._writer: ThreadPoolExecutor | None = None
 
+    def _own(self) -> None:
+        """A forked child has none of its parent's threads, and may have got the lock while it was held."""
+        if self._pid != os.getpid():
+            self._begin()
+
     def write(self, job: Callable[..., T], *arguments: Any) -> Future[T]:
         """Run a job that mostly waits for the disk on a thread for such: the others may wait for it."""
+        self._own()
         with self._lock:
             if self._writer is None:
                 self._writer = ThreadPoolExecutor(THREADS, "xenolect-packs")
@@ -32,6 +43,7 @@ class Workers:
 
     def submit(self, job: Callable[..., T], *arguments: Any) -> Future[T]:
         """Run a job on a thread."""
+        self._own()
         with self._lock:
             if self._pool is None:
                 self._pool = ThreadPoolExecutor(THREADS, "xenolect-states")
@@ -70,6 +82,7 @@ class Workers:
 
     def close(self) -> None:
         """Wait for what runs, and let go of the threads."""
+        self._own()
         with self._lock:
             pools = (self._pool, self._writer)
             self._pool = self._writer = None
