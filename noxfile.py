@@ -147,7 +147,7 @@ with EmergenceManager.open("variants/", scoring={"near-by": {"weight": 1.0, "goa
 @nox.session
 def typing(session: nox.Session) -> None:
     """mypy --strict on the three roots; pyright on the public face as a user's editor sees it."""
-    session.install("-e", ".[testing]", *group("typing"))
+    session.install("-e", ".[testing,async]", *group("typing"))
     session.run("mypy")
     session.run("pyright", "tests/typing/api.py")
 
