@@ -142,9 +142,10 @@ def test_commits_are_synced_and_batches_are_not(path: Path) -> None:
         *("PRAGMA synchronous = FULL", "BEGIN IMMEDIATE", "INSERT INTO journal", "COMMIT"),
     ] * 2
     assert connections._writer.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
-    assert connections.feed.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
-    with pytest.raises(sqlite3.OperationalError):
-        connections.feed.execute("DELETE FROM facts")
+    with connections.following() as feed:
+        assert feed.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+        with pytest.raises(sqlite3.OperationalError):
+            feed.execute("DELETE FROM facts")
     index.close()
 
 
@@ -349,7 +350,8 @@ def test_feed_without_news_reads_nothing(path: Path) -> None:
         index.commit([Put("v", "a", number)], actor="", at=0)
     assert len(index.changes(2)) == 1
     statements: list[str] = []
-    index._connections.feed.set_trace_callback(statements.append)
+    with index._connections.following() as feed:
+        feed.set_trace_callback(statements.append)
     assert list(index.changes(3)) == []
     assert statements == ["PRAGMA data_version"]
     index.commit([Put("v", "a", 3)], actor="", at=0)

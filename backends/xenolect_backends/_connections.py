@@ -99,7 +99,7 @@ class Connections:
     ) -> None:
         self.path = path
         self.pid = os.getpid()
-        self.feed_lock = threading.Lock()
+        self._feed_lock = threading.Lock()
         self.feed_seen: tuple[int, int] | None = None
         """What ``PRAGMA data_version`` said when the feed was last read, and the head read then."""
         self._cache_nodes = cache_nodes
@@ -108,6 +108,8 @@ class Connections:
         self._lent = 0  # connections that threads read with now
         self._back = threading.Condition(threading.Lock())
         self._parted = False  # was everything closed at the last fork?
+        self._forks = False  # is a thread about to?
+        self._door = threading.Lock()  # which that thread then holds
         self._held: list[Any] = []  # locks, while the process forks
         self._file_lock = FileLock(path.with_name(path.name + "-lock"))
         self._log = f"{path}-wal"
@@ -195,7 +197,8 @@ class Connections:
 
     def borrow(self) -> sqlite3.Connection:
         """A connection to read with; give it back."""
-        with self._back:  # waits while the process forks
+        self._wait_for_fork()
+        with self._back:
             if self._closed:
                 raise StorageError("the index is closed; open it again")
             self._lent += 1
@@ -223,14 +226,16 @@ class Connections:
             if not self._lent:
                 self._back.notify_all()
 
-    @property
-    def feed(self) -> sqlite3.Connection:
-        """The connection that follows the journal; the caller holds ``feed_lock``."""
-        if self._feed is None:
-            if self._closed:
-                raise StorageError("the index is closed; open it again")
-            self._feed = self._reader()
-        return self._feed
+    @contextlib.contextmanager
+    def following(self) -> Iterator[sqlite3.Connection]:
+        """The connection that follows the journal, for one thread at a time."""
+        self._wait_for_fork()
+        with self._feed_lock:
+            if self._feed is None:
+                if self._closed:
+                    raise StorageError("the index is closed; open it again")
+                self._feed = self._reader()
+            yield self._feed
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -241,6 +246,7 @@ class Connections:
         ``durable``: on the disk before this ends (synchronous FULL); otherwise the next durable one
         or checkpoint takes it along, and a power failure may lose it, whole.
         """
+        self._wait_for_fork()
         if not self._turn.acquire(timeout=self._busy_timeout):
             raise UnavailableError(
                 f"another thread writes to {self.path} for more than {self._busy_timeout:g} s; try again"
@@ -295,7 +301,7 @@ class Connections:
 
     def close(self) -> None:
         """Copy the log back and close every connection, all under the lock."""
-        with self._turn, self.feed_lock:
+        with self._turn, self._feed_lock:
             if not self._closed:
                 self._closed = True
                 self._close_all(patiently=False)
@@ -329,10 +335,20 @@ class Connections:
 
     # -- forking ----------------------------------------------------------------------------------
 
+    def _wait_for_fork(self) -> None:
+        """Let a thread that forks go first: locks are not fair, and threads that come back for one at
+        once kept it from one that waits for 60 s and more."""
+        if self._forks:
+            with self._door:
+                pass
+
     def before_fork(self) -> None:
         """Close everything once nobody reads or writes; who wants to waits until the fork is over."""
         self._parted = False
-        for lock in (self._turn, self.feed_lock, self._back):
+        self._door.acquire()
+        self._held.append(self._door)
+        self._forks = True
+        for lock in (self._turn, self._feed_lock, self._back):
             if not lock.acquire(timeout=self._busy_timeout):
                 return  # a call that does not end: the child leaves all of it alone
             self._held.append(lock)
@@ -341,6 +357,7 @@ class Connections:
 
     def after_fork(self, child: bool) -> None:
         """The parent opens again when it needs to; a child makes connections of its own."""
+        self._forks = False
         while self._held:
             self._held.pop().release()
 

@@ -207,8 +207,7 @@ class SqliteIndex:
         after = max(after, 0)
         connections = self._live()
         try:
-            with connections.feed_lock:
-                db = connections.feed
+            with connections.following() as db:
                 # Moves when any other connection, ours that writes included, has committed.
                 version = db.execute("PRAGMA data_version").fetchone()[0]
                 if connections.feed_seen == (version, after):
