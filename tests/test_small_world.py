@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from tests.small_world import SmallWorld, Wrong
 
-from xenolect import _points, _rollouts, _steering, _variants
+from xenolect import _harm, _points, _steering, _variants
 from xenolect._structure import Structure
 from xenolect_backends import memory
 
@@ -217,7 +217,7 @@ def test_what_can_not_be_spoken_is_found(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_canary_served_after_its_rollback_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that proved harm and goes on until it reads of it."""
-    monkeypatch.setattr(_rollouts.Canaries, "_shut", lambda self, variant_id: None)
+    monkeypatch.setattr(_harm.Harm, "shut", lambda self, variant_id: None)
     lag: Callable[..., Any] = _points.Points.roll_back
     monkeypatch.setattr(
         _points.Points,

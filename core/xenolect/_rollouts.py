@@ -1,13 +1,11 @@
 """``manager.canaries``: start a rollout, weigh its evidence, ramp it, end it.
 
 The ramp (a pure machine) decides; the judge weighs; this module feeds both and commits what they say.
-Exactly one process, the leader by lease, folds the merged evidence and makes health checks.
 """
 
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,33 +20,29 @@ from xenolect._evidence import (
     evidence_to_json,
     frozen_of,
 )
+from xenolect._harm import Harm
 from xenolect._launch import Launch
+from xenolect._leading import Leader
 from xenolect._lifecycle import check_transition
+from xenolect._membership import Membership
 from xenolect._points import Points
 from xenolect._runtime import Runtime
 from xenolect._sample_ratio import Share
 from xenolect._selection import Selector
-from xenolect._silence import silences
 from xenolect._steering import Steering
-from xenolect._structure import Route
 from xenolect._trust import LateJudge
 from xenolect._validate import check_name
 from xenolect._variants import Variants
 from xenolect.errors import (
     ConflictError,
-    CorruptError,
-    EmergenceError,
-    InvalidError,
     NotFoundError,
     TransitionError,
 )
 from xenolect.facts import Change, Drop, Observation, Put
-from xenolect.judges import Evidence
 from xenolect.model import (
     BreakerState,
     CanaryState,
     CanaryStatus,
-    Mode,
     ProtocolVariant,
     VariantStatus,
     Verdict,
@@ -58,10 +52,6 @@ __all__ = ["Canaries"]
 
 log = logging.getLogger("xenolect.safeguards")
 S = VariantStatus
-LEASE = 5.0  # seconds a leader is believed to live after its last sign
-SEAT = 400 * 86400.0  # a seat of local evidence is taken once and never given again
-CALM = 60.0  # seconds without a failure after which a judge's next one counts as its first
-ORPHANED = 900.0  # a suspension nobody heals for so long is tried again by the leader
 
 
 class Canaries:
@@ -83,16 +73,22 @@ class Canaries:
         self._launch = Launch(runtime, selector)
         self._rollouts: dict[str, Rollout] = {}  # running, by variant id
         self.running = self._rollouts  # empty: no measurement is evidence
-        self._folding = threading.RLock()  # owns every ``merged`` judge
+        self._membership = Membership(runtime, self._rollouts, breakers, selector)
+        self.serves = self._membership.serves
+        self._harm = Harm(runtime, points, breakers, selector)
         self._steering = Steering(
-            runtime, variants, points, self._rollouts, self._eligible, self._shut
+            runtime, variants, points, self._rollouts, self._membership.eligible, self._harm.shut
         )
+        self.leader = Leader(
+            runtime, self._rollouts, breakers, self._membership, self._harm, self._steering
+        )
+        self.join = self.leader.join
+        self._of, self._eligible = self._membership.of, self._membership.eligible
         runtime.appliers["rollout"] = self._apply
-        runtime.routes = self._routes
-        runtime.on_flushed = self.fold
-        self._left = False
+        runtime.routes = self._membership.routes
+        runtime.on_flushed = self.leader.fold
         points.ended = self._steering.ended
-        points.shut = self._shut
+        points.shut = self._harm.shut
         variants.restart = self._restart
 
     # -- starting ---------------------------------------------------------------------------------
@@ -216,7 +212,7 @@ class Canaries:
         variant = self._runtime.variants.get(key)
         if variant is not None:
             self._runtime.touch(variant.protocol)
-        with self._folding, self._runtime.performance.fold:
+        with self.leader.folding, self._runtime.performance.fold:
             current = self._rollouts.get(key)
             if value is None:
                 self._rollouts.pop(key, None)
@@ -246,31 +242,6 @@ class Canaries:
                 f"variant {variant_id!r} has no running rollout; canaries.start begins one"
             )
         return rollout
-
-    def _of(self, protocol: str) -> list[Rollout]:
-        """The running rollouts of a protocol, in order of their start."""
-        variants = self._runtime.variants
-        found = [
-            r
-            for r in list(self._rollouts.values())
-            if r.variant_id in variants and variants[r.variant_id].protocol == protocol
-        ]
-        return sorted(found, key=lambda r: (r.document["started_at"], r.id))
-
-    def _routes(self, protocol: str) -> Sequence[Route]:
-        return [
-            Route(
-                r.id,
-                self._runtime.variants[r.variant_id],
-                r.control_id,
-                r.salt,
-                r.ppm,
-                r.recovery_ppm,
-                r.by_session,
-            )
-            for r in self._of(protocol)
-            if self._runtime.variants[r.variant_id].status == S.CANARY
-        ]
 
     # -- evidence ---------------------------------------------------------------------------------
 
@@ -324,277 +295,9 @@ class Canaries:
             self._runtime.performance.observe(observation)
             answer = rollout.saw(observation)
             if answer is not None and answer[0] == Verdict.ROLLBACK:
-                self._prove(rollout, answer[1], local=True)
-
-    def _eligible(self, rollout: Rollout, agent_id: str | None) -> bool:
-        canary = self._runtime.variants.get(rollout.variant_id)
-        if canary is None:
-            return False
-        profile = None if agent_id is None else self._selector.known(agent_id)
-        if profile is None:
-            return not canary.requirements and not canary.conflicts
-        structure = self._runtime.structures.get(canary.protocol)
-        mask = None if structure is None else structure.masks.get(profile)
-        if mask is not None and any(v.id == canary.id for v in structure.variants):  # type: ignore[union-attr]
-            return canary.id not in mask.refused
-        return self._runtime.refuses(canary, profile.context) is None
-
-    def serves(self, variant: ProtocolVariant, agent_id: str, session: str | None) -> bool:
-        """Can this agent know the variant from serving it: is it routed to it, or may it speak it?"""
-        if variant.status != S.ACTIVE:
-            rollout = self._rollouts.get(variant.id)
-            unit = None if rollout is None else rollout.unit(agent_id, session)
-            return (
-                rollout is not None
-                and unit is not None
-                and rollout.inside(unit)
-                and self._eligible(rollout, agent_id)
-                and not self._taken(rollout, agent_id, session)
-            )
-        profile = self._selector.known(agent_id)
-        return profile is not None and self._runtime.refuses(variant, profile.context) is None
-
-    def _taken(self, rollout: Rollout, agent_id: str, session: str | None) -> bool:
-        """Is the unit served the canary of a rollout that began earlier?"""
-        for other in self._of(rollout.document["protocol"]):
-            if other is rollout:
-                break
-            unit = other.unit(agent_id, session)
-            if (
-                unit is not None
-                and other.control_id == rollout.control_id
-                and other.ppm
-                and other.inside(unit)
-                and not self._breakers.is_shut(other.variant_id)
-                and self._eligible(other, agent_id)
-            ):
-                return True
-        return False
-
-    def _prove(self, rollout: Rollout, evidence: Evidence, *, local: bool) -> None:
-        """Harm is proved: shut the variant at once, commit right after."""
-        if rollout.proved:
-            return
-        rollout.proved = True
-        variant_id = rollout.variant_id
-        detail = evidence_to_json(evidence)
-        rollout.decided = (
-            {
-                "by": "local",
-                "writer": self._runtime.boot,
-                "joined": rollout.joined_at,
-                "records": rollout.folded,
-            }
-            if local
-            else {"by": "merged", "sequence": rollout.weighed.sequence}
-        )
-        reason = evidence.reason or "evidence of harm"
-        if self._runtime.mode is Mode.OBSERVE:
-            self._runtime.tell("canary.verdict", variant_id, verdict="rollback", evidence=detail)
-            return
-        self._shut(variant_id)
-        self._runtime.later(lambda: self._finish_badly(variant_id, reason, detail, rollout.id))
-
-    def _finish_badly(
-        self, variant_id: str, reason: str, evidence: Any, rollout_id: str | None = None
-    ) -> None:
-        try:
-            self._points.roll_back(
-                variant_id, reason, evidence=evidence, actor="judge", rollout_id=rollout_id
-            )
-        except (TransitionError, NotFoundError):
-            return  # somebody else ended it
-        except EmergenceError as error:
-            if error.retryable:
-                raise
-            log.error(
-                "rolling back %s: %s",
-                variant_id,
-                error,
-                extra={"variant_id": variant_id, "rollout": rollout_id},
-            )
-
-    def _shut(self, variant_id: str) -> None:
-        self._breakers.shut.add(variant_id)
-        self._selector.forget(variant_id)
-
-    def leave_parent(self) -> None:
-        """In a forked child: no leader, no seat, and nothing weighed before it joins."""
-        self._folding = threading.RLock()
-        self._left = False
-        for rollout in list(self._rollouts.values()):
-            rollout.begin()
+                self._harm.prove(rollout, answer[1], local=True)
 
     # -- the leader -------------------------------------------------------------------------------
-
-    def join(self) -> None:
-        """Take this process's place in rollouts it has not joined yet; again where the judge failed."""
-        for rollout in list(self._rollouts.values()):
-            if not rollout.joined and self._may_try(rollout):
-                self._join(rollout)
-
-    def _may_try(self, rollout: Rollout) -> bool:
-        """A judge that fails is asked again, with everything, ever more rarely."""
-        if not rollout.failure:
-            return True
-        now = self._runtime.clock()
-        if now < rollout.retry_at:
-            return False
-        if now - rollout.retry_at > CALM:
-            rollout.failures = 1  # the first for a long time
-        rollout.retry_at = now + min(CALM / 2, 0.25 * 2.0 ** min(rollout.failures, 16))
-        log.error(
-            "the rollout of %s holds: %s",
-            rollout.variant_id,
-            rollout.failure,
-            extra={"variant_id": rollout.variant_id, "rollout": rollout.id},
-        )
-        return True
-
-    def _join(self, rollout: Rollout) -> None:
-        """Find this process's place: leader, a seat of local evidence, or neither."""
-        runtime = self._runtime
-        now = runtime.alive()
-        with self._folding:
-            if rollout.failure and not rollout.begin():
-                return
-            leads = self._leads(rollout)
-            acts = leads
-            if rollout.processes > 1:
-                acts = any(
-                    runtime.index.lease(f"seat/{rollout.id}/{k}", runtime.boot, now, SEAT).holder
-                    == runtime.boot
-                    for k in range(rollout.processes)
-                )
-            with runtime.performance.fold:
-                stored = self._stored(rollout, 0)
-                if stored is None:
-                    return
-                rollout.fold(stored, runtime.boot)
-                waiting = [o for o in runtime.performance.waiting() if o.rollout == rollout.id]
-                rollout.joined_at = rollout.cursor
-                rollout.saw_many([*stored, *waiting] if rollout.processes == 1 else waiting)
-                verdict, evidence = rollout.saw_many(())
-                if rollout.failure:
-                    return
-                rollout.acts = acts
-                rollout.joined = True
-                if acts and verdict == Verdict.ROLLBACK:
-                    self._prove(rollout, evidence, local=True)
-
-    def _stored(self, rollout: Rollout, after: int) -> Sequence[Observation] | None:
-        """The rollout's evidence; None where it is damaged: then it holds, as for a failing judge."""
-        try:
-            return self._runtime.index.observations(rollout.id, after)
-        except CorruptError as error:
-            log.error("the rollout of %s holds: %s", rollout.variant_id, error)
-            rollout.fail(error)
-            return None
-
-    def _leads(self, rollout: Rollout) -> bool:
-        if self._left:
-            return False
-        boot, now = self._runtime.boot, self._runtime.alive()
-        lease = self._runtime.index.lease(f"leader/{rollout.id}", boot, now, LEASE)
-        leads = lease.holder == self._runtime.boot
-        if leads and rollout.processes == 1:
-            rollout.acts = True  # a tool that started the rollout may have led when this one joined
-        return leads
-
-    def leave(self) -> None:
-        """Give leader leases back, so that another process can lead at once; for good, since the last
-        flush of closing would take them again."""
-        now = self._runtime.alive()
-        with self._folding:
-            self._left = True
-            for rollout in list(self._rollouts.values()):
-                if rollout.joined:
-                    name = f"leader/{rollout.id}"
-                    self._runtime.index.lease(name, self._runtime.boot, now, 0.0)
-
-    def fold(self) -> None:
-        """After a flush: the leader folds what all processes stored since."""
-        if not self._rollouts:
-            return
-        with self._folding:
-            self.join()
-            for rollout in list(self._rollouts.values()):
-                if self._leads(rollout):
-                    self._fold(rollout)
-
-    def _fold(self, rollout: Rollout) -> None:
-        if not rollout.joined:
-            return  # the judge failed and is asked again later
-        if rollout.ratio.stale:  # a share had ended before the last records were folded
-            every = self._stored(rollout, 0)
-            if every is None:
-                return
-            rollout.recount(every)
-        new = self._stored(rollout, rollout.cursor)
-        if new is None:
-            return
-        if new:
-            rollout.fold(new, self._runtime.boot)
-        if rollout.verdict == Verdict.ROLLBACK:  # as of joining, perhaps
-            self._prove(rollout, rollout.evidence, local=False)
-
-    def tick(self, now: float) -> None:
-        """Health checks that are due, by the leader of each rollout."""
-        due: list[tuple[Rollout, bool]] = []
-        with self._folding:
-            self.join()
-            for rollout in list(self._rollouts.values()):
-                if not self._leads(rollout):
-                    continue
-                self._fold(rollout)
-                state = rollout.state.state
-                if state in (CanaryState.RAMPING, CanaryState.HOLD):
-                    self._listen(rollout, now)
-                since = rollout.document["changed_at"]
-                if (
-                    state == CanaryState.SUSPENDED
-                    and now - since > ORPHANED
-                    and not self._breakers.is_shut(rollout.variant_id)
-                ):
-                    due.append((rollout, True))
-                elif now >= rollout.document["next_check_at"] and not rollout.proved:
-                    due.append((rollout, False))
-        for rollout, orphaned in due:  # outside the lock: committing takes another first
-            try:
-                if orphaned:
-                    self._steering.step(rollout, sg.BreakerNews("closed"), now)
-                else:
-                    self._steering.check(rollout, now)
-            except (ConflictError, TransitionError):
-                self._runtime.catch_up()  # somebody else moved it: theirs counts
-
-    def _listen(self, rollout: Rollout, now: float) -> None:
-        """Count agents that fell silent as evidence, once an interval."""
-        runtime = self._runtime
-        interval = runtime.config.metrics.interval
-        if now - rollout.listened_at < interval:
-            return
-        rollout.listened_at = now
-        out = self._breakers.agents.is_out
-        found = silences(
-            rollout,
-            lambda unit: (
-                unit in runtime.agents
-                and not any(out(each, unit) for each in (rollout.variant_id, rollout.control_id))
-                and self._eligible(rollout, unit)
-            ),
-            now,
-            interval,
-            runtime.boot,
-        )
-        with runtime.performance.fold:
-            for observation in found:
-                rollout.silent.add(observation.unit)
-                runtime.performance.observe(observation)
-                answer = rollout.saw(observation)
-                if answer is not None and answer[0] == Verdict.ROLLBACK:
-                    self._prove(rollout, answer[1], local=True)
-                    break
 
     # -- the breakers' news -----------------------------------------------------------------------
 
@@ -635,7 +338,7 @@ class Canaries:
         if variant is None or (rollout and self._breakers.is_shut(rollout.control_id)):
             return
         if rollout is None and not self._points.stays(variant):
-            runtime.later(lambda: self._finish_badly(variant_id, f"breaker: {reason}", None))
+            runtime.later(lambda: self._harm.take_back(variant_id, f"breaker: {reason}", None))
 
     # -- the public face --------------------------------------------------------------------------
 
@@ -674,20 +377,7 @@ class Canaries:
     def routes(self, variant: Any, agent_id: str, session: str | None = None) -> bool:
         """Is this unit in the canary's share now? Pure: the same in every process."""
         current = self._runtime.variant(variant)
-        rollout = self._rollouts.get(current.id)
-        if rollout is None or current.status != S.CANARY or rollout.proved:
-            return False
-        unit = rollout.unit(agent_id, session)
-        if unit is None:
-            raise InvalidError(
-                f"the rollout of {current.id!r} assigns sessions; pass session= to routes()"
-            )
-        if rollout.ppm == 0 or not rollout.inside(unit):
-            return False
-        if self._taken(rollout, agent_id, session):
-            return False
-        profile = self._selector.known(agent_id)
-        return profile is None or self._runtime.refuses(current, profile.context) is None
+        return self._membership.inside(current, agent_id, session)
 
     def pause(self, variant: Any) -> CanaryStatus:
         """CANARY -> PAUSED: share 0 until ``resume``."""

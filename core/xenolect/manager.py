@@ -123,7 +123,7 @@ class EmergenceManager:
         runtime.forked.parts = [
             self.states.leave_parent,
             self._breakers.leave_parent,
-            self.canaries.leave_parent,
+            self.canaries.leader.leave_parent,
             self._mirroring.leave_parent,
             self._scrubber.leave_parent,
         ]
@@ -219,7 +219,7 @@ class EmergenceManager:
             self.states.close()
             self._rollups.close()
             self._mirroring.close()
-            self.canaries.leave()
+            self.canaries.leader.leave()
             self._breakers.leave()
             if self._serving:
                 runtime.index.lease(f"process/{runtime.boot}", runtime.boot, runtime.alive(), 0.0)
@@ -427,7 +427,7 @@ class EmergenceManager:
         self._runtime.references.renew(list(self._runtime.structures.values()))
         if decayed:
             self._selector.scores.warm()
-        self.canaries.tick(now)
+        self.canaries.leader.tick(now)
         if self._serving:
             self.points.retire(now)
             self._rollups.tick(now)
