@@ -30,7 +30,10 @@ pytest.register_assert_rewrite(
     "xenolect.testing.index",
     "xenolect.testing.judges",
     "xenolect.testing.keys",
+    "xenolect.testing._index_concurrency",
     "xenolect.testing._index_machine",
+    "xenolect.testing._index_measurements",
+    "xenolect.testing._index_place",
 )
 
 from xenolect.testing.chunk_store import ChunkStoreTests  # noqa: E402
