@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 __all__ = ["Measurement", "Plain", "Variety"]
 
 SHARES = {"success": 0.5, "latency": 0.25, "resource": 0.125, "throughput": 0.125}
+CUSTOM = {
+    "tokens": (4096.0, 0.0),
+    "quality": (0.0, 1.0),
+}  # declared metrics: the worst and the best
 
 
 class Variety(NamedTuple):
@@ -33,6 +37,7 @@ class Measurement(NamedTuple):
     latency: float | None = None
     usage: float | None = None
     throughput: float | None = None
+    custom: Mapping[str, float] = {}
 
 
 class Plain:
@@ -119,12 +124,20 @@ class Plain:
             mass = 5.0 + sum(count for _, count in rates)
             mean = (5.0 * 100.0 + math.fsum(t * c for t, c in rates)) / mass
             utility["throughput"] = max(0.0, mean / (mean + 100.0) - doubt * 0.15 / math.sqrt(mass))
+        for name, (worst, best) in CUSTOM.items():
+            seen = [(r.custom[name], r.count) for r in records if name in r.custom]
+            utility[name] = 0.5
+            if seen:
+                mass = 5.0 + sum(count for _, count in seen)
+                mean = (5.0 * (worst + best) / 2 + math.fsum(x * c for x, c in seen)) / mass
+                share = min(1.0, (mean - worst) / (best - worst))
+                utility[name] = max(0.0, share - doubt * 0.5 / math.sqrt(mass))
         return math.fsum(w * utility[name] for name, w in self.weights(preferences).items())
 
     @staticmethod
     def weights(preferences: Mapping[str, float]) -> dict[str, float]:
         """Preferences normalised; success keeps at least half."""
-        known = {name: preferences.get(name, 0.0) for name in SHARES}
+        known = {name: preferences.get(name, 0.0) for name in (*SHARES, *CUSTOM)}
         total = sum(known.values())
         if not total:
             return dict(SHARES)

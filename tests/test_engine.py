@@ -29,6 +29,13 @@ from xenolect import (
 from xenolect.testing import Clock
 
 CALM = {"min_dwell": 0, "hysteresis": 0, "latency_target": "100ms"}
+DECLARED = {
+    "custom": {
+        "tokens": {"direction": "lower", "bounds": [0, 4096]},
+        "quality": {"direction": "higher", "bounds": [0, 1]},
+        "unbounded": {"direction": "higher"},  # judged, but no part of a score
+    }
+}
 CLOSE = 1e-9  # sums are added in another order
 
 
@@ -38,7 +45,7 @@ class World:
     def __init__(self, seed: int, make: Callable[..., EmergenceManager], agents: int) -> None:
         self.rng = rng = random.Random(seed)
         self.asked = 0
-        self.manager = make(selection=CALM, max_variants=60)
+        self.manager = make(selection=CALM, max_variants=60, metrics=DECLARED)
         varieties = [Variety("base", {}, {})] if rng.random() < 0.8 else []
         for i in range(rng.randint(1, 12)):
             needs: dict[str, Any] = {}
@@ -68,7 +75,7 @@ class World:
         if rng.random() < 0.7:
             can["zstd"] = rng.choice(["1", "v2", 3, "8", "9", "10", "12"])
         can |= {name: True for name in ("br", "old") if rng.random() < 0.4}
-        metrics = ["success", "latency", "resource", "throughput"]
+        metrics = ["success", "latency", "resource", "throughput", "tokens", "quality", "unbounded"]
         likes = {m: rng.randint(0, 3) + 0.5 for m in metrics if rng.random() < 0.4}
         return Agent(name, AgentContext(can, likes, version=rng.choice(["1.2", "2.0"])))
 
@@ -86,6 +93,11 @@ class World:
                 latency_ms=rng.lognormvariate(4.6, 0.8) if rng.random() < 0.8 else None,
                 resource_usage=rng.random() if rng.random() < 0.2 else None,
                 throughput=rng.lognormvariate(4.6, 1.0) if rng.random() < 0.2 else None,
+                custom={
+                    name: rng.uniform(-0.1, 1.1) * most
+                    for name, most in (("tokens", 4096), ("quality", 1), ("unbounded", 9))
+                    if rng.random() < 0.2
+                },
                 count=count,
             )
             self.manager.record(variant, metrics, None if agent is None else agent.id)
@@ -99,6 +111,7 @@ class World:
                     metrics.latency_ms,
                     metrics.resource_usage,
                     metrics.throughput,
+                    metrics.custom,
                 )
             )
 
@@ -500,12 +513,16 @@ print(json.dumps(out))
 
 
 def chosen_by(python: str) -> list[Any]:
-    """What another process chooses, with the packages of this one."""
+    """What another process chooses, with packages of its own or else with those of this one."""
     ours = [p for p in sys.path if p and not p.startswith(os.path.join(sys.base_prefix, "lib"))]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(ours), "PYTHONHASHSEED": "random"}
-    done = subprocess.run(
-        [python, "-c", CHOICES], capture_output=True, text=True, env=env, check=False
-    )
+    own = {**os.environ, "PYTHONHASHSEED": "random"}
+    own.pop("PYTHONPATH", None)
+    for env in (own, {**own, "PYTHONPATH": os.pathsep.join(ours)}):
+        done = subprocess.run(
+            [python, "-c", CHOICES], capture_output=True, text=True, env=env, check=False
+        )
+        if not done.returncode:
+            break
     if done.returncode and ("ImportError" in done.stderr or "pyenv" in done.stderr):
         pytest.skip(f"{python} is not installed here, or can not load the packages of this one")
     assert done.returncode == 0, done.stderr
