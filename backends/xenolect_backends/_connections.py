@@ -108,8 +108,7 @@ class Connections:
         self._lent = 0  # connections that threads read with now
         self._back = threading.Condition(threading.Lock())
         self._parted = False  # was everything closed at the last fork?
-        self._forks = False  # is a thread about to?
-        self._door = threading.Lock()  # which that thread then holds
+        self._door = forks.Door()
         self._held: list[Any] = []  # locks, while the process forks
         self._file_lock = FileLock(path.with_name(path.name + "-lock"))
         self._log = f"{path}-wal"
@@ -197,7 +196,7 @@ class Connections:
 
     def borrow(self) -> sqlite3.Connection:
         """A connection to read with; give it back."""
-        self._wait_for_fork()
+        self._door.enter()
         with self._back:
             if self._closed:
                 raise StorageError("the index is closed; open it again")
@@ -229,7 +228,7 @@ class Connections:
     @contextlib.contextmanager
     def following(self) -> Iterator[sqlite3.Connection]:
         """The connection that follows the journal, for one thread at a time."""
-        self._wait_for_fork()
+        self._door.enter()
         with self._feed_lock:
             if self._feed is None:
                 if self._closed:
@@ -246,7 +245,7 @@ class Connections:
         ``durable``: on the disk before this ends (synchronous FULL); otherwise the next durable one
         or checkpoint takes it along, and a power failure may lose it, whole.
         """
-        self._wait_for_fork()
+        self._door.enter()
         if not self._turn.acquire(timeout=self._busy_timeout):
             raise UnavailableError(
                 f"another thread writes to {self.path} for more than {self._busy_timeout:g} s; try again"
@@ -335,19 +334,10 @@ class Connections:
 
     # -- forking ----------------------------------------------------------------------------------
 
-    def _wait_for_fork(self) -> None:
-        """Let a thread that forks go first: locks are not fair, and threads that come back for one at
-        once kept it from one that waits for 60 s and more."""
-        if self._forks:
-            with self._door:
-                pass
-
     def before_fork(self) -> None:
         """Close everything once nobody reads or writes; who wants to waits until the fork is over."""
         self._parted = False
-        self._door.acquire()
-        self._held.append(self._door)
-        self._forks = True
+        self._door.shut()
         for lock in (self._turn, self._feed_lock, self._back):
             if not lock.acquire(timeout=self._busy_timeout):
                 return  # a call that does not end: the child leaves all of it alone
@@ -357,9 +347,9 @@ class Connections:
 
     def after_fork(self, child: bool) -> None:
         """The parent opens again when it needs to; a child makes connections of its own."""
-        self._forks = False
         while self._held:
             self._held.pop().release()
+        self._door.open()
 
     def abandon(self) -> None:
         """In a child: leave to the parent what it has open, where it could not be closed."""

@@ -345,8 +345,10 @@ class Circuit:
         if isinstance(permit, Permit):
             return permit
         wait = permit.retry_after if permit is not None else None
+        state = self.state.state
         raise BreakerOpenError(
-            f"the breaker of {self.label} is {self.state.state}; "
+            f"the breaker of {self.label} "
+            + ("has closed meanwhile; " if state in ADMITTING else f"is {state}; ")
             + (f"try again in {wait:.3g} s" if wait is not None else "an operator must reset it"),
             retry_after=wait,
         )

@@ -15,7 +15,7 @@ import threading
 import weakref
 from typing import Protocol
 
-__all__ = ["Part", "watch"]
+__all__ = ["Door", "Part", "watch"]
 
 log = logging.getLogger("xenolect.storage")
 
@@ -30,6 +30,34 @@ class Part(Protocol):
     def after_fork(self, child: bool) -> None:
         """Go on: in the parent as if nothing had been, in the child alone."""
         ...
+
+
+class Door:
+    """Where threads wait while one of them is about to fork.
+
+    Locks are not fair: threads that come back for one at once kept it for 60 s and more from the thread
+    that waited for it in order to fork. So they look here first, which costs 30 ns.
+    """
+
+    def __init__(self) -> None:
+        self._shut = False
+        self._lock = threading.Lock()
+
+    def enter(self) -> None:
+        """Wait while it is shut."""
+        if self._shut:
+            with self._lock:
+                pass
+
+    def shut(self) -> None:
+        """In the thread that forks, before it waits for anybody."""
+        self._lock.acquire()
+        self._shut = True
+
+    def open(self) -> None:
+        """After the fork, in parent and child."""
+        self._shut = False
+        self._lock.release()
 
 
 _numbers = itertools.count()

@@ -6,7 +6,6 @@ one file per object is better: here every object costs a transaction, and writer
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import attrs
 
+from xenolect import forks
 from xenolect.errors import (
     CorruptError,
     DuplicateError,
@@ -39,7 +39,8 @@ _TABLE = (
 _FILE = 0o100444  # a regular file, read-only: what the archive's tools show
 _PAGE = 500  # names read at once while listing
 
-_abandoned: list[sqlite3.Connection] = []  # a parent's connections: closing them would hurt it
+_abandoned: list[sqlite3.Connection] = []
+"""A parent's, which it could not close before it forked: closing them in the child would hurt it."""
 
 
 @attrs.define(eq=False)
@@ -48,7 +49,9 @@ class SqlarChunks:
 
     The journal is a rollback journal with ``synchronous=EXTRA``: an object is on the disk, and so is
     the directory entry, when ``put`` returns. The write-ahead log would be faster, but needs every
-    checkpoint under a lock: SQLite up to 3.51.2 can lose commits between two of them.
+    checkpoint under a lock: SQLite up to 3.51.2 can lose commits between two of them. No connection is
+    open across a fork, since SQLite keeps the locks of its process in memory, and a child would take
+    them for its own.
     """
 
     path: str
@@ -56,13 +59,15 @@ class SqlarChunks:
     _path: Path = attrs.field(init=False)
     _lock: threading.Lock = attrs.field(init=False, factory=threading.Lock, repr=False)
     _connection: sqlite3.Connection | None = attrs.field(init=False, default=None, repr=False)
-    _pid: int = attrs.field(init=False, factory=os.getpid, repr=False)
+    _door: forks.Door = attrs.field(init=False, factory=forks.Door, repr=False)
+    _held: bool = attrs.field(init=False, default=False, repr=False)
     _closed: bool = attrs.field(init=False, default=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
         self._path = Path(self.path).absolute()
         with self._use(writing=True) as db:
             db.execute(_TABLE)
+        forks.watch(self, store=True)
 
     # -- the connection -----------------------------------------------------------------------------
 
@@ -84,11 +89,7 @@ class SqlarChunks:
     @contextmanager
     def _use(self, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
         """The connection for one transaction, one thread at a time; SQLite's errors become ours."""
-        if self._pid != os.getpid():  # forked: the parent's connection and lock are the parent's
-            self._pid, self._lock = os.getpid(), threading.Lock()
-            if self._connection is not None:
-                _abandoned.append(self._connection)
-            self._connection = None
+        self._door.enter()
         with self._lock:
             if self._closed:
                 raise InvalidError(f"the store {self._path} is closed; open it again")
@@ -189,10 +190,33 @@ class SqlarChunks:
 
     def close(self) -> None:
         """Let go of the file; twice is fine."""
-        if self._pid != os.getpid():
-            return
+        self._door.enter()
         with self._lock:
             self._closed = True
             if self._connection is not None:
                 self._connection.close()
                 self._connection = None
+
+    # -- forking ------------------------------------------------------------------------------------
+
+    def before_fork(self) -> None:
+        """Close the connection once nobody uses it; who wants to waits until the fork is over."""
+        self._door.shut()
+        self._held = self._lock.acquire(timeout=self.busy_timeout)
+        if self._held and self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def after_fork(self, child: bool) -> None:
+        """Open again when it is needed."""
+        if self._held:
+            self._held = False
+            self._lock.release()
+        elif (
+            child
+        ):  # a call of the parent's that did not end: its lock and connection are the parent's
+            self._lock = threading.Lock()
+            if self._connection is not None:
+                _abandoned.append(self._connection)
+                self._connection = None
+        self._door.open()
