@@ -22,9 +22,9 @@ import attrs
 
 from xenolect._cipher_options import cipher_options
 from xenolect._journal_objects import Chain, JournalObjects
+from xenolect._parts import chunk_options, index_options, replica_of
 from xenolect._registry import Registry
 from xenolect._rollup_rebuild import restore
-from xenolect._runtime import chunk_options, index_options, replica_of
 from xenolect._state_objects import Objects
 from xenolect.errors import ConflictError, CorruptError, EmergenceError, NotFoundError
 from xenolect.facts import GENESIS, Change, Contents, Entry, Fact, Put

@@ -14,21 +14,21 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
-from xenolect import _dependencies, forks
-from xenolect._cipher_options import cipher_options
+from xenolect import forks
 from xenolect._codec import agent_from_json, moment, variant_from_json
 from xenolect._forked import Forked
 from xenolect._logging import TRACE
+from xenolect._parts import Parts
 from xenolect._performance import Performance
 from xenolect._references import References
 from xenolect._registry import Registry
 from xenolect._structure import Profile, Route, Structure
-from xenolect.breaker import CircuitBreaker, steady
+from xenolect.breaker import steady
 from xenolect.config import Config
 from xenolect.errors import (
     ConflictError,
@@ -39,44 +39,12 @@ from xenolect.errors import (
 )
 from xenolect.events import Event
 from xenolect.facts import Change, Entry, Fact, Observation, Put, canonical, digest_entry
-from xenolect.interfaces import ChunkStore, Cipher, EnvelopeCipher, Index, Rule
 from xenolect.model import Agent, AgentContext, Mode, ProtocolVariant, VariantStatus
 
 __all__ = ["Runtime"]
 
 log = logging.getLogger("xenolect.variants")
 measured = logging.getLogger("xenolect.performance")
-
-
-def index_options(config: Config) -> dict[str, Any]:
-    """The index's options; the embedded one lives beside the chunks unless told otherwise."""
-    options = dict(config.index.options)
-    if config.index.use == "sqlite":
-        options.setdefault("path", os.path.join(_local(config.storage), "index.db"))
-    return options
-
-
-def chunk_options(config: Config) -> dict[str, Any]:
-    """The chunk store's options; it lives in ``storage`` unless told otherwise."""
-    options = dict(config.chunks.options)
-    if config.chunks.use in ("fsspec", "obstore"):
-        options.setdefault("url", config.storage)
-    return options
-
-
-def replica_of(config: Config, registry: Registry) -> ChunkStore | None:
-    """The configured copy of the object store, opened with the chunk store's other options."""
-    url = config.state.replica
-    if url is None:
-        return None
-    use = config.chunks.use if config.chunks.use in ("fsspec", "obstore") else "fsspec"
-    options = {**chunk_options(config), "url": url} if use == config.chunks.use else {"url": url}
-    store: ChunkStore = registry.make("chunks", use, options, "state.replica")
-    return store
-
-
-def _local(storage: str) -> str:
-    return storage.removeprefix("file://")
 
 
 def class_of(context: AgentContext) -> str:
@@ -126,37 +94,20 @@ class Runtime:
         self.forked = Forked(self)
         self.wake = self.forked.wake
 
-        self.dependencies: dict[str, CircuitBreaker] = {}
-        options = index_options(config)
-        self.index: Index = self._guarded(
-            "index", options, registry.make("index", config.index.use, options, "index")
+        self.parts = Parts(
+            config, registry, steady if self.real_time else self.clock, self._dependency
         )
-        try:
-            options = chunk_options(config)
-            self.chunks: ChunkStore = self._guarded(
-                "chunks", options, registry.make("chunks", config.chunks.use, options, "chunks")
-            )
-            self.cipher: Cipher | EnvelopeCipher = registry.make(
-                "cipher", config.cipher.use, cipher_options(config, registry), "cipher"
-            )
-            self.rules: tuple[tuple[str, Rule], ...] = tuple(
-                (name, registry.make("compatibility", name, {}, f"compatibility.rules.{name}"))
-                for name in config.compatibility.rules
-            )
-            self.performance = Performance(
-                config.metrics,
-                lambda: self.index,
-                self.clock,
-                self.id_of,
-                self.flush,
-                lambda: self.boot,
-            )
-            self.references = References(
-                self.performance, self.clock, config.selection.latency_target
-            )
-        except BaseException:
-            self.index.close()
-            raise
+        self.index, self.chunks = self.parts.index, self.parts.chunks
+        self.cipher, self.rules = self.parts.cipher, self.parts.rules
+        self.performance = Performance(
+            config.metrics,
+            lambda: self.index,
+            self.clock,
+            self.id_of,
+            self.flush,
+            lambda: self.boot,
+        )
+        self.references = References(self.performance, self.clock, config.selection.latency_target)
 
         self.revision = 0
         self.digest = ""
@@ -206,23 +157,6 @@ class Runtime:
         if self._names is None:
             self.rng.seed(secrets.randbits(128))
         self._names = None
-
-    def _guarded(self, name: str, options: Mapping[str, Any], made: Any) -> Any:
-        """An index or chunk store, behind a breaker where a network is between."""
-        if not _dependencies.across_a_network(options):
-            return made
-        given = dict(self.config.breaker.options)
-        if self.config.breaker.use == "breaker":
-            given["scope"] = "dependency"
-        breaker = CircuitBreaker(
-            f"dependency:{name}",
-            machine=self.registry.make("safeguards", self.config.breaker.use, given, "breaker"),
-            label="the index" if name == "index" else "the chunk store",
-            clock=steady if self.real_time else self.clock,
-            on_change=lambda before, after: self._dependency(name, str(before), str(after)),
-        )
-        self.dependencies[breaker.name] = breaker
-        return _dependencies.Guarded(made, breaker)
 
     def _dependency(self, name: str, before: str, after: str) -> None:
         log.warning("the breaker of the %s is %s, it was %s", name, after, before)
@@ -684,22 +618,15 @@ class Runtime:
         if self.asleep:
             self.wake()
 
-    def try_anyway(self) -> None:
-        """From now on ask the index and the chunk store whatever their breakers say: it is closing."""
-        for part in (self.index, self.chunks):
-            if isinstance(part, _dependencies.Guarded):
-                part.bypassed = True
-
     def close(self) -> None:
         """Store what waits, stop the thread, let go of the parts."""
         if self.closed:
             return
         if self.asleep:  # a forked child that did nothing has nothing to store
             self.closed = True
-            self.chunks.close()
-            self.index.close()
+            self.parts.close()
             return
-        self.try_anyway()
+        self.parts.try_anyway()
         try:
             self.performance.end_hour()
             self.flush()
@@ -709,13 +636,4 @@ class Runtime:
             if self._thread is not None and self._thread is not threading.current_thread():
                 self._thread.join(10.0)
             self.deliver()
-            self.chunks.close()
-            self.index.close()
-
-    def options(self) -> Mapping[str, Any]:
-        """The parts in use, for ``status``."""
-        return {
-            "index": self.config.index.use,
-            "chunks": self.config.chunks.use,
-            "cipher": self.config.cipher.use,
-        }
+            self.parts.close()

@@ -19,9 +19,9 @@ import attrs
 
 from xenolect import _envelope
 from xenolect._manifest import Content, Entry, Link
+from xenolect._parts import chunk_options
 from xenolect._registry import Registry
 from xenolect._reindex import Bare
-from xenolect._runtime import chunk_options
 from xenolect._state_objects import Objects
 from xenolect._validate import check_id
 from xenolect.errors import CorruptError, EmergenceError, InvalidError

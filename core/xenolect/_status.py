@@ -25,7 +25,7 @@ def status_of(manager: EmergenceManager) -> dict[str, Any]:
         "mode": str(runtime.mode),
         "revision": runtime.revision,
         "storage": runtime.config.storage,
-        "parts": dict(runtime.options()),
+        "parts": dict(runtime.parts.options()),
         "variants": counts,
         "baselines": {
             key: fact.value["variant_id"]
@@ -44,7 +44,7 @@ def status_of(manager: EmergenceManager) -> dict[str, Any]:
         "rollbacks": {"total": ended["rolled_back"], "in_30_days": rollbacks},
         "breakers_shut": sorted(manager._breakers.shut),
         "dependencies": {
-            name: str(each.status.state) for name, each in runtime.dependencies.items()
+            name: str(each.status.state) for name, each in runtime.parts.dependencies.items()
         },
         "agents_ejected": {v: len(out) for v, out in sorted(manager._breakers.agents.out.items())},
         "safe_mode": sorted(

@@ -66,7 +66,7 @@ class Disk:
         return _below(place)
 
     def _index(self) -> int | None:
-        from xenolect._runtime import index_options
+        from xenolect._parts import index_options
 
         if self._config.index.use != "sqlite":
             return None

@@ -22,12 +22,13 @@ from xenolect._keys import Keys
 from xenolect._logging import configure as configure_logs
 from xenolect._migrations import Migrations
 from xenolect._mirroring import Mirroring
+from xenolect._parts import replica_of
 from xenolect._performance import Performance
 from xenolect._points import SERVED, Points
 from xenolect._recording import Recorder
 from xenolect._rollouts import Canaries
 from xenolect._rollups import RollUps
-from xenolect._runtime import Runtime, replica_of
+from xenolect._runtime import Runtime
 from xenolect._scrubber import Scrubber
 from xenolect._selection import MISSING, Selector
 from xenolect._status import status_of
@@ -99,7 +100,7 @@ class EmergenceManager:
         self._breakers.publish = runtime.publish
         self._breakers.later = runtime.later
         self._breakers.journaled = lambda variant_id: runtime.value("breaker", variant_id)
-        self._breakers.dependencies = runtime.dependencies
+        self._breakers.dependencies = runtime.parts.dependencies
         self._breakers.agents.population = runtime.performance.agents_of
         self._breakers.agents.moved = lambda variant_id, agent_id, after: runtime.tell(
             "breaker.changed", variant_id, agent=agent_id, after=str(after)
@@ -184,8 +185,7 @@ class EmergenceManager:
                 manager._scrubber.start()
         except BaseException:
             runtime.closed = True
-            runtime.chunks.close()
-            runtime.index.close()
+            runtime.parts.close()
             raise
         manager._stay = close_at_exit(manager)
         return manager
@@ -212,7 +212,7 @@ class EmergenceManager:
         if runtime.asleep:  # a forked child that did nothing has nothing to store or to give back
             runtime.close()
             return
-        runtime.try_anyway()
+        runtime.parts.try_anyway()
         try:
             self._scrubber.close()
             runtime.flush()

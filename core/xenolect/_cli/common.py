@@ -22,7 +22,7 @@ import click
 from xenolect import errors
 from xenolect._cli.failure import fail, shown
 from xenolect._layers import from_environment
-from xenolect._runtime import index_options
+from xenolect._parts import index_options
 from xenolect.config import load
 from xenolect.manager import EmergenceManager
 
