@@ -325,7 +325,7 @@ def test_while_the_index_fails_every_process_has_its_own(
         patch.setattr(index, "leases", fail)
         for _ in range(5):
             manager.breakers.acquire("x").failure()
-        manager._runtime.run_jobs()
+        manager._runtime.writer.run_jobs()
         status = manager.breakers.status("x")
         assert (status.state, status.degraded) == (B.OPEN, True)
         clock.advance(60.0)

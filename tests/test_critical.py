@@ -227,9 +227,12 @@ def test_witnesses_told_at_once_are_added_up_later(opened: Opened) -> None:
     inside, _ = canary(first)
     second.tick()
     held: list[Any] = []
-    first._runtime.later = held.append  # the first one's writer is slow
+    later, first._runtime.later = (
+        first._runtime.later,
+        held.append,
+    )  # the first one's writer is slow
     crash(first, inside[0])
-    del first._runtime.later
+    first._runtime.later = later
     crash(second, inside[1])
     before = status(second)
 

@@ -115,11 +115,11 @@ def test_proof_against_older_content_does_not_end_the_next_attempt(
     later = one._runtime.later
 
     def edited(job: Callable[[], None]) -> None:
-        one._runtime.later = later  # type: ignore[method-assign]
+        one._runtime.later = later
         two.variants.update(two.variants.get("zstd"), changes={"wire": "better"})
         later(job)
 
-    one._runtime.later = edited  # type: ignore[method-assign]
+    one._runtime.later = edited
     names = [n for n in one._runtime.agents if one.canaries.routes("zstd", n)]
     for i in range(40):
         if one.variants.get("zstd").version > 2:

@@ -38,8 +38,8 @@ class Forked:
         """Wait for what is being stored, committed or measured."""
         runtime = self._runtime
         self._locks = []
-        for name in ("_flush_lock", "lock"):
-            self._hold(getattr(runtime, name))
+        self._hold(runtime.writer.flushing)
+        self._hold(runtime.lock)
         performance = runtime.performance
         if performance.unheard and not runtime.closed:
             try:
@@ -92,4 +92,4 @@ class Forked:
             finally:
                 self._waking = False
         self.woken()
-        runtime.start()
+        runtime.writer.start()

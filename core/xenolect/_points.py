@@ -112,7 +112,7 @@ class Points(Kept):
             self.shut(current.id)
         value, skipped = self._good(current, deep)
         done = False
-        with runtime._flush_lock:
+        with runtime.writer.flushing:
             windows, observations = runtime.performance.take()
             try:
                 for attempt in range(50):

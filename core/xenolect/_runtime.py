@@ -1,4 +1,4 @@
-"""What holds the parts together: the facts in memory, the one door to commit, the feed, the thread.
+"""What holds the parts together: the facts in memory, the one door to commit, the feed.
 
 Order of locks: ``lock`` (commits and their application) before ``performance.fold`` (evidence).
 Selection takes neither: it reads references that are swapped whole.
@@ -6,56 +6,43 @@ Selection takes neither: it reads references that are swapped whole.
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 import random
 import secrets
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import attrs
 
 from xenolect import forks
-from xenolect._codec import agent_from_json, moment, variant_from_json
+from xenolect._clock import Forward
+from xenolect._codec import agent_from_json, variant_from_json
+from xenolect._event_queue import EventQueue
 from xenolect._forked import Forked
 from xenolect._logging import TRACE
 from xenolect._parts import Parts
 from xenolect._performance import Performance
 from xenolect._references import References
 from xenolect._registry import Registry
-from xenolect._structure import Profile, Route, Structure
+from xenolect._structure import Profile, Route, Structure, class_of
+from xenolect._writer import Writer
 from xenolect.breaker import steady
 from xenolect.config import Config
 from xenolect.errors import (
     ConflictError,
     CorruptError,
     DuplicateError,
-    EmergenceError,
     VariantNotFoundError,
 )
-from xenolect.events import Event
 from xenolect.facts import Change, Entry, Fact, Observation, Put, canonical, digest_entry
 from xenolect.model import Agent, AgentContext, Mode, ProtocolVariant, VariantStatus
 
 __all__ = ["Runtime"]
 
 log = logging.getLogger("xenolect.variants")
-measured = logging.getLogger("xenolect.performance")
-
-
-def class_of(context: AgentContext) -> str:
-    """The class of agents whose measurements are counted together: what they can do, and on what."""
-    from xenolect._frozen import thaw
-
-    major = context.version.removeprefix("v").split(".", 1)[0]
-    text = canonical([context.platform, major, thaw(context.capabilities)])
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
-
-
 Applier = Callable[[str, Any, int, bool], None]  # key, value, version, at_open
 
 
@@ -74,9 +61,8 @@ class Runtime:
     ) -> None:
         self.config = config
         self.registry = registry
-        self._wall = clock or time.time
+        self.clock = Forward(clock or time.time).now
         self.real_time = clock is None
-        self._latest = self._read_at = self._wall()
         self.background = background
         self.actor = actor
         # a stream of the caller's own names things, too; equal seeds in two processes must not
@@ -88,9 +74,14 @@ class Runtime:
         self.pid = os.getpid()
         self.closed = False
         self.asleep = False  # a forked child that was not asked for anything yet
-        self._jobs: deque[Callable[[], None]] = deque()
-        self._events: deque[Event] = deque(maxlen=10_000)
-        self.renew()
+        self.boot = self.token(8)
+        self.lock = threading.RLock()
+        self.events = EventQueue(self)
+        self.tell, self.listen = self.events.tell, self.events.listen
+        self.writer = Writer(self)
+        self.flush, self.flush_into = self.writer.flush, self.writer.flush_into
+        self.later, self.settle = self.writer.later, self.writer.settle
+        self.after_record = self.writer.after_record
         self.forked = Forked(self)
         self.wake = self.forked.wake
 
@@ -126,15 +117,9 @@ class Runtime:
             "setting": self._apply_setting,
         }
         self._dirty: set[str] = set()
-        self.dropped_events = 0
-        self._listeners: list[Callable[[Event], Any]] = []
-        self._flushed_at = self.clock()
-        self._asked = 0  # durable flushes asked for, and how many of them are done
-        self._synced = 0
         self.on_flushed: Callable[[], None] = lambda: None
-        self.drop_caches: Callable[[], object] = lambda: (
-            None
-        )  # somebody has them cleared everywhere
+        # somebody has them cleared everywhere
+        self.drop_caches: Callable[[], object] = lambda: None
         self.applied: Callable[[Entry], None] = lambda _: None
         self.mirror: Callable[[], None] = lambda: None  # returns when what is committed is mirrored
         self.on_tick: Callable[[float], None] = lambda _: None
@@ -142,15 +127,11 @@ class Runtime:
         forks.watch(self.forked)
 
     def renew(self) -> None:
-        """Locks, a name and a queue of this process; its thread is started by ``start``."""
+        """In a forked child: locks, a name and queues of its own."""
         self.boot = self.token(8)
         self.lock = threading.RLock()
-        self._flush_lock = threading.RLock()
-        self._jobs_lock = threading.RLock()
-        self._wake = threading.Event()
-        self._thread: threading.Thread | None = None
-        self._jobs.clear()
-        self._events.clear()
+        self.writer.renew()
+        self.events.waiting.clear()
 
     def draw_apart(self) -> None:
         """Names and draws of this process's own; a stream that the caller gave stays the caller's."""
@@ -162,21 +143,7 @@ class Runtime:
         log.warning("the breaker of the %s is %s, it was %s", name, after, before)
         self.tell("breaker.changed", None, dependency=name, before=before, after=after)
 
-    # -- time and chance --------------------------------------------------------------------------
-
-    def clock(self) -> float:
-        """Seconds since the epoch; never goes back within a process, and never stands still.
-
-        After the wall clock was set back it runs at half the speed until both agree: standing still,
-        cool-downs and waits would not end for as long as the clock was set back.
-        """
-        now = self._wall()
-        if now < self._latest:
-            self._latest += max(0.0, now - self._read_at) / 2
-        else:
-            self._latest = now
-        self._read_at = now
-        return self._latest
+    # -- chance -----------------------------------------------------------------------------------
 
     def token(self, size: int, /) -> str:
         """``size`` random bytes in hex."""
@@ -266,7 +233,7 @@ class Runtime:
         after: int | None = None,
     ) -> int:
         """The one write door: commit, then apply everything up to the new revision."""
-        self._check_process()
+        self.check_process()
         with self.lock:
             revision = self.index.commit(
                 changes,
@@ -284,7 +251,7 @@ class Runtime:
 
     def commit_retrying(self, build: Callable[[], Sequence[Change]], *, actor: str = "") -> int:
         """Commit what ``build`` decides on the newest facts; decide again when they moved."""
-        self._check_process()
+        self.check_process()
         for attempt in range(50):
             with self.lock:
                 if attempt:
@@ -443,176 +410,15 @@ class Runtime:
         if key == "cache" and not at_open:
             self.drop_caches()
 
-    # -- telling ----------------------------------------------------------------------------------
-
-    def tell(self, kind: str, variant_id: str | None = None, /, **detail: Any) -> None:
-        """Queue an event for observers; it is delivered outside every lock."""
-        if len(self._events) == self._events.maxlen:
-            self.dropped_events += 1
-        self._events.append(Event(kind, moment(self.clock()), self.revision, variant_id, detail))
-
-    def listen(self, callback: Callable[[Event], Any]) -> Callable[[], None]:
-        """Call ``callback`` with every event from now on; the returned function ends it."""
-        self._listeners.append(callback)
-
-        def stop() -> None:
-            if callback in self._listeners:
-                self._listeners.remove(callback)
-
-        return stop
-
-    def deliver(self) -> None:
-        """Hand queued events out; whoever raises is logged and nothing else happens."""
-        while True:
-            try:
-                event = self._events.popleft()
-            except IndexError:
-                return
-            self.registry.observers(event)
-            for callback in list(self._listeners):
-                try:
-                    callback(event)
-                except Exception:
-                    log.exception("a listener failed on %s", event.kind)
-
-    # -- measurements -----------------------------------------------------------------------------
-
-    def flush(self, durable: bool = False) -> None:
-        """Store every measurement and finish every commit asked for so far.
-
-        ``durable``: so that it survives a power failure. Calls that wait for each other share one
-        transaction: who comes while another is written finds its own in the next.
-        """
-        self._check_process()
-        self.run_jobs()
-        self._flush(durable)
-        self.run_jobs()
-        self.settle()
-
-    def _flush(self, durable: bool = False) -> None:
-        self._asked += durable
-        asked = self._asked
-        with self._flush_lock:
-            if durable and self._synced >= asked:
-                return  # another thread's transaction began after this one asked, and took it along
-            covers = self._asked
-            windows, observations = self.performance.take()
-            self._flushed_at = self.clock()
-            if windows or observations or durable:
-                try:
-                    self.index.append_windows([*windows, *observations], durable=durable)
-                    self.performance.unheard = True
-                except BaseException:
-                    self.performance.give_back(windows, observations)
-                    raise
-            if durable:
-                self._synced = covers
-        if windows or observations:
-            measured.log(
-                TRACE, "%d windows and %d observations are stored", len(windows), len(observations)
-            )
-        self.on_flushed()
-
-    def flush_into(
-        self, changes: Sequence[Change], *, actor: str = "", after: int | None = None
-    ) -> int:
-        """Commit changes together with the evidence not yet stored."""
-        with self._flush_lock:
-            windows, observations = self.performance.take()
-            try:
-                revision = self.commit(changes, actor=actor, observations=observations, after=after)
-                observations = []
-            finally:
-                self.performance.give_back(windows, observations)
-        return revision
-
-    def later(self, job: Callable[[], None]) -> None:
-        """Run a job on the writer: the thread, or at the end of this call without one."""
-        if self.asleep:
-            self.wake()
-        self._jobs.append(job)
-        self._wake.set()
-
-    def run_jobs(self) -> None:
-        """Run what was asked for; a job that fails for a passing reason is tried again later."""
-        with self._jobs_lock:  # who waits for a job that another thread runs waits here
-            for _ in range(len(self._jobs)):
-                job = self._jobs.popleft()
-                try:
-                    job()
-                except EmergenceError as error:
-                    if not error.retryable:
-                        raise
-                    log.error("a commit failed and will be tried again: %s", error)
-                    self._jobs.append(job)
-                    raise
-
-    def settle(self) -> None:
-        """Without a thread, finish in the call what the thread would do."""
-        if not self.background:
-            self.run_jobs()
-            self.deliver()
-
-    def after_record(self, now: float) -> None:
-        """After a measurement: flush when due, here or by waking the thread."""
-        metrics = self.config.metrics
-        if self.background:
-            if not self._wake.is_set():
-                self._wake.set()
-            return
-        waiting = self.performance.pending >= metrics.flush_records
-        if waiting or now - self._flushed_at >= metrics.flush_interval:
-            self._flush()
-        if self._jobs or self._events:
-            self.settle()
-
-    # -- the thread -------------------------------------------------------------------------------
-
-    def start(self) -> None:
-        """Begin background work."""
-        if self.background and self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="xenolect", daemon=True)
-            self._thread.start()
-
-    def _run(self) -> None:
-        flush_at = tick_at = 0.0
-        ticked = float("-inf")
-        while True:
-            self._wake.wait(self.config.poll_interval)
-            self._wake.clear()
-            if self.closed:
-                return
-            try:
-                self.run_jobs()
-                now = time.monotonic()
-                due = self.performance.pending >= self.config.metrics.flush_records
-                if due or now >= flush_at:
-                    flush_at = now + self.config.metrics.flush_interval
-                    self._flush()
-                    self.run_jobs()
-                self.catch_up()
-                self.performance.follow()
-                self.on_fed()
-                # by the clock as well, which may run faster than time (a simulation, a demonstration)
-                if now >= tick_at or self.clock() - ticked >= 1.0:
-                    tick_at = now + 1.0
-                    ticked = self.clock()
-                    self.on_tick(ticked)
-                    self.run_jobs()
-            except EmergenceError as error:
-                log.error("background work failed and goes on: %s", error)
-                time.sleep(0.05)
-            except Exception:
-                log.exception("background work failed and goes on")
-                time.sleep(0.05)
-            self.deliver()
+    # -- the process ------------------------------------------------------------------------------
 
     @property
     def stale(self) -> bool:
         """Has this process heard nothing of the others for longer than ``max_staleness``?"""
         return self.background and time.monotonic() - self.fed_at > self.config.max_staleness
 
-    def _check_process(self) -> None:
+    def check_process(self) -> None:
+        """Before anything is stored: a child that nobody said was forked becomes one, and wakes."""
         if os.getpid() != self.pid:  # forked in C, so nobody said so
             self.forked.leave_parent()
         if self.asleep:
@@ -632,8 +438,6 @@ class Runtime:
             self.flush()
         finally:
             self.closed = True
-            self._wake.set()
-            if self._thread is not None and self._thread is not threading.current_thread():
-                self._thread.join(10.0)
-            self.deliver()
+            self.writer.stop()
+            self.events.deliver()
             self.parts.close()

@@ -67,7 +67,7 @@ def status_of(manager: EmergenceManager) -> dict[str, Any]:
             "cpu_seconds": cpu_seconds(),
         },
         "rollups": {"error": manager._rollups.error, "behind": manager._rollups.behind},
-        "events_dropped": runtime.dropped_events,
+        "events_dropped": runtime.events.dropped,
         "stale": runtime.stale,
         "mirror": manager._mirroring.status(),
         "scrub": manager._scrubber.status(),

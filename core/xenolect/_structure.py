@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import attrs
 
+from xenolect._frozen import thaw
 from xenolect._tracks import Feed, Track
+from xenolect.facts import canonical
 from xenolect.model import AgentContext, ProtocolVariant
 
 if TYPE_CHECKING:
     from xenolect._boards import Board
     from xenolect._scores import Vector
 
-__all__ = ["Mask", "Profile", "Route", "Structure"]
+__all__ = ["Mask", "Profile", "Route", "Structure", "class_of"]
 
 Refuses = Callable[[ProtocolVariant, AgentContext], str | None]
+
+
+def class_of(context: AgentContext) -> str:
+    """The class of agents whose measurements are counted together: what they can do, and on what."""
+    major = context.version.removeprefix("v").split(".", 1)[0]
+    text = canonical([context.platform, major, thaw(context.capabilities)])
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 class Profile:

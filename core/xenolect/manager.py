@@ -180,7 +180,7 @@ class EmergenceManager:
             manager._mirroring.open(process)
             if process:
                 manager._renew()
-            runtime.start()
+            runtime.writer.start()
             if process:
                 manager._scrubber.start()
         except BaseException:
@@ -415,9 +415,9 @@ class EmergenceManager:
         runtime.catch_up()
         runtime.performance.follow()
         self._tick(runtime.clock() if now is None else now)
-        runtime.run_jobs()
+        runtime.writer.run_jobs()
         self._mirroring.tick()
-        runtime.deliver()
+        runtime.events.deliver()
 
     def _tick(self, now: float) -> None:
         if self._serving:
