@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from xenolect import interfaces
+
 ROOT = Path(__file__).parent.parent
 HEAVY = {"numpy", "fsspec", "s3fs", "sqlite_utils", "cryptography", "cattrs", "rich", "zstandard"}
 
@@ -76,3 +78,31 @@ def test_importing_does_nothing_heavy(module):
     )
 
     assert done.stdout.split() == []
+
+
+STABLE = ("ChunkStore", "Index", "KeyProvider", "Scorer", "Safeguard", "Judge")
+
+
+def passing(kit):
+    """The classes of tests that are a subclass of a kit."""
+    for file in [*(ROOT / "tests").glob("*.py"), *(ROOT / "contrib").glob("*/tests/*.py")]:
+        for node in ast.walk(ast.parse(file.read_text("utf-8"), str(file))):
+            if isinstance(node, ast.ClassDef) and kit in {ast.unparse(base) for base in node.bases}:
+                yield f"{file.name}: {node.name}"
+
+
+@pytest.mark.parametrize("name", STABLE)
+def test_a_stable_interface_has_two_implementations_that_pass_its_kit(name):
+    """Or else it says that it is provisional; and every interface says one of the two."""
+    assert len(list(passing(f"{name}Tests"))) >= 2
+
+
+def test_every_interface_is_stable_or_provisional():
+    """None is forgotten, and none is both."""
+    protocols = {
+        name
+        for name in interfaces.__all__
+        if isinstance(getattr(interfaces, name), type) and name != "Buffer"
+    }
+    assert protocols == {*STABLE, *interfaces.PROVISIONAL}
+    assert not interfaces.PROVISIONAL & set(STABLE)

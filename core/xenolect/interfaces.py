@@ -5,7 +5,8 @@ Proposer) are pure: no I/O, no clock, no randomness of their own, no threads. *S
 Index, KeyProvider) do the I/O and decide nothing; they wrap every foreign exception in
 ``xenolect.errors`` and keep no buffer after they return.
 
-These interfaces are provisional until each has two independent implementations that pass its kit.
+An interface is stable once two independent implementations pass its kit: within a major version it then gets
+nothing that an implementation must have. Those in ``PROVISIONAL`` may still change with a minor version.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from xenolect.safeguards import Action, Event, Reply
 from xenolect.tallies import Binding, Custom
 
 __all__ = [
+    "PROVISIONAL",
     "Buffer",
     "BufferChunkStore",
     "BufferCipher",
@@ -40,6 +42,12 @@ __all__ = [
 
 Buffer = bytes | bytearray | memoryview
 S = TypeVar("S")
+
+PROVISIONAL = frozenset(
+    {"Cipher", "EnvelopeCipher", "LiveScorer", "Proposer", "Rule", "Wrapper"}
+    | {"BufferChunkStore", "BufferCipher", "CheckedIndex"}
+)
+"""Interfaces without two independent implementations that pass a kit of their own."""
 
 
 class ChunkStore(Protocol):
