@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from tests.fleets import fleet, json_and_zstd
 
 from xenolect import (
+    AgentContext,
     CanaryState,
     ConfigError,
     EmergenceManager,
@@ -395,3 +396,31 @@ def test_why_names_who_ended_it(tmp_path: Path, clock: Clock, ending: str) -> No
         assert "rule:" not in done.output
         assert f"reason: {words[ending]}" in done.output
         assert words[ending] in page.read_text()
+
+
+def test_agents_that_a_replacement_leaves_behind_are_counted(
+    manager: EmergenceManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``replaces`` warns where promotion leaves somebody without anything to speak; else it does not."""
+    json_and_zstd(manager, requirements={"zstd": ">=1.5"})
+    manager.agents.register_many(
+        [(f"new-{n}", AgentContext({"zstd": "1.5.6"})) for n in range(30)]
+        + [(f"old-{n}", AgentContext({"zstd": "1.4"})) for n in range(3)]
+    )
+
+    def warned(**given: Any) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "xenolect.safeguards"):
+            manager.canaries.start("zstd", **given)
+        manager.canaries.abort("zstd")
+        manager.variants.start_testing("zstd")
+        return [r.getMessage() for r in caplog.records if "agents" in r.getMessage()]
+
+    assert warned() == []
+    (words,) = warned(replaces="json")
+    assert words.startswith(
+        "3 registered agents ('old-0' and so on) can speak json, but neither zstd"
+    )
+    other = manager.variants.propose("gzip", {"wire": "gzip"}, id="gzip")
+    manager.variants.activate(other, force=True)
+    assert warned(replaces="json") == []

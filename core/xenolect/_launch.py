@@ -144,6 +144,34 @@ class Launch:
             f"conversations, or unit='agent' to go on as it is"
         )
 
+    def left_behind(self, plan: Plan, variant: ProtocolVariant) -> list[str]:
+        """Registered agents that speak what is replaced, and nothing that stays active without it."""
+        runtime, replaced = self._runtime, plan.replaces
+        if replaced is None:
+            return []
+        stay = [
+            variant,
+            *(
+                each
+                for each in runtime.variants.values()
+                if each.protocol == variant.protocol
+                and each.status is S.ACTIVE
+                and each.id != replaced.id
+            ),
+        ]
+        lost: dict[int, bool] = {}
+        found = []
+        for name, profile in list(runtime.agent_profiles.items()):
+            answer = lost.get(id(profile))
+            if answer is None:
+                context = profile.context
+                answer = lost[id(profile)] = runtime.refuses(replaced, context) is None and all(
+                    runtime.refuses(each, context) is not None for each in stay
+                )
+            if answer:
+                found.append(name)
+        return found
+
     def _expected(
         self, frozen: Mapping[str, Any], ppm: tuple[int, ...], settings: CanaryConfig
     ) -> float | None:

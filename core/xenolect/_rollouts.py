@@ -160,6 +160,17 @@ class Canaries:
         runtime.tell(
             "canary.started", current.id, control=document["control_id"], expected_decision=expected
         )
+        if left := self._launch.left_behind(plan, current):
+            log.warning(
+                "%d registered agents (%r and so on) can speak %s, but neither %s nor anything else that "
+                "stays active: once it replaces the former, nothing is left for them. Leave `replaces` "
+                "out to keep both",
+                len(left),
+                left[0],
+                document["replaces"],
+                current.id,
+                extra={"variant_id": current.id, "rollout": document["rollout"]},
+            )
         if expected is not None and expected > 86400.0:
             log.warning(
                 "the rollout of %s is expected to need %.1f days to decide at the traffic seen; "

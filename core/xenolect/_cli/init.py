@@ -16,6 +16,10 @@ TEMPLATE = """\
 # max_variants = 100
 # incremental_adoption = true      # false: variants become active without a rollout
 
+# [cipher]
+# use = "none"                     # states are stored as they are. "aes-gcm" seals them: make a key
+#                                  # (`xenolect keys new > KEYFILE`) and name it: keys = { file = "KEYFILE" }
+
 # [canary]
 # initial_fraction = 0.10
 # ramp_steps = 5
