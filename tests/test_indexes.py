@@ -604,9 +604,11 @@ def test_killed_writers_lose_nothing_acknowledged(path: Path) -> None:
         writer = _spawn(script, path, f"w{round_}")
         assert writer.stdout is not None
         writer.stdout.readline()
+        # every second one not before its first commit, which a busy machine may not reach in time
+        first = writer.stdout.readline() if round_ % 2 else ""
         time.sleep(0.0037 * round_)
         writer.send_signal(signal.SIGKILL)
-        out = writer.communicate()[0]
+        out = first + writer.communicate()[0]
         told = [tuple(map(int, line.split())) for line in out.split("\n")[:-1] if " " in line]
         if index is None or round_ % 3 == 0:  # with a reader there all the time, and without
             if index is not None:
@@ -630,7 +632,7 @@ def test_killed_writers_lose_nothing_acknowledged(path: Path) -> None:
         assert seen // 3 >= len(told) - 1
         acknowledged += len(told)
     assert index is not None
-    assert acknowledged > 5  # how many depends on the disk
+    assert acknowledged >= 10  # how many more depends on the disk
     index.close()
 
 

@@ -1,7 +1,7 @@
 """Chunks in a directory or under any URL that fsspec opens: ``s3://``, ``gs://``, ``memory://``.
 
-Local files are written by ``_local`` (fsspec's local writes are neither durable nor exclusive) and
-read through fsspec. Elsewhere create-if-absent is the service's: fsspec's ``mode="create"`` is a real
+Local files are written and read by ``_local``: fsspec's local writes are neither durable nor exclusive.
+Elsewhere create-if-absent is the service's: fsspec's ``mode="create"`` is a real
 condition on S3, Google and Azure; a file system where it is not is refused by a probe.
 """
 
@@ -17,7 +17,7 @@ from xenolect.interfaces import Buffer, ChunkStore
 from xenolect.objects import as_bytes, check_key, check_prefix, check_range
 from xenolect_backends._endpoints import Endpoint
 from xenolect_backends._fsspec_service import FsspecService
-from xenolect_backends._local import LocalFiles, raise_translated, read_into
+from xenolect_backends._local import LocalFiles, raise_translated, read, read_into
 from xenolect_backends._patience import Patience
 from xenolect_backends._remote import RemoteChunks
 
@@ -109,7 +109,7 @@ class FileChunks:
     def get(self, key: str) -> bytes:
         """The whole object."""
         path = self._files.place(check_key(key))
-        return self._read(key, lambda: bytes(self._fs.cat_file(path)))
+        return self._read(key, lambda: read(path))
 
     def get_range(self, key: str, start: int, stop: int) -> bytes:
         """Bytes ``[start, stop)``."""
@@ -117,7 +117,7 @@ class FileChunks:
         check_range(start, stop)
         if start == stop and not os.path.isfile(path):  # an empty range says nothing of the object
             raise NotFoundError(f"no object {key!r} in {self._files.root}")
-        return self._read(key, lambda: bytes(self._fs.cat_file(path, start=start, end=stop)))
+        return self._read(key, lambda: read(path, start, stop))
 
     def get_into(self, key: str, start: int, target: memoryview) -> int:
         """Fill ``target`` from byte ``start`` on; how many bytes there were."""

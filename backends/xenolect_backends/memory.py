@@ -22,6 +22,7 @@ from xenolect.cas import (
     check_text,
     moment,
     prepare,
+    prepared_text,
 )
 from xenolect.errors import (
     CorruptError,
@@ -43,7 +44,7 @@ from xenolect.facts import (
     canonical,
     change_from_json,
     change_to_json,
-    digest_entry,
+    digest_entry_text,
 )
 from xenolect.interfaces import Buffer
 from xenolect.objects import as_bytes, check_key, check_prefix, check_range
@@ -174,12 +175,11 @@ class MemoryIndex:
                 version, old = touched.get(name) or held.facts.get(name, (0, None))
                 check_change(change, version, old is not None)
                 touched[name] = (version + 1, text)
-            plain = [change for change, _ in prepared]
+            stored = prepared_text(prepared)
             previous = held.journal[-1][3] if held.journal else GENESIS
-            digest = digest_entry(previous, revision + 1, at, actor, plain)
+            digest = digest_entry_text(previous, revision + 1, at, actor, stored)
             self._observe(observed)
             held.facts.update(touched)
-            stored = canonical([change_to_json(change) for change in plain])
             held.journal.append((at, actor, stored, digest))
             return revision + 1
 

@@ -21,6 +21,7 @@ from xenolect.cas import (
     checked_value,
     moment,
     prepare,
+    prepared_text,
     restored_rows,
 )
 from xenolect.errors import CorruptError, StorageError
@@ -34,8 +35,6 @@ from xenolect.facts import (
     Observation,
     Rollup,
     Window,
-    canonical,
-    change_to_json,
     digest_entry_text,
     digest_fact_text,
 )
@@ -146,8 +145,7 @@ class SqliteIndex:
         """Apply all changes and append one journal entry, durable; return the revision."""
         prepared, at = prepare(changes), moment(at)
         check_text(actor, "the actor", empty=True)
-        plain = [change for change, _ in prepared]
-        stored = canonical([change_to_json(change) for change in plain])
+        stored = prepared_text(prepared)
         rows = [observation_row(each) for each in observations]
         with self._live().writing(durable=True) as db:
             head, previous = db.execute(_HEAD).fetchone() or (0, GENESIS)

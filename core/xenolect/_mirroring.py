@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from xenolect._dependencies import Guarded
 from xenolect._journal_objects import JournalObjects, Segment, in_slices
 from xenolect._journal_upkeep import JournalUpkeep
 from xenolect._records import Records
@@ -56,6 +58,7 @@ class Mirroring:
         self._segments: list[Segment] = []
         self._checkpoints: list[int] = []
         self._looked = False
+        self._near = not isinstance(runtime.chunks, Guarded)
         self.mirrored = 0
         self.error: str | None = None
         self.alarm: str | None = None
@@ -157,12 +160,23 @@ class Mirroring:
             self._quietly(forced=forced)
 
     def acknowledge(self) -> None:
-        """Have everything committed so far mirrored, for a rollback's caller; waits 2 s at most."""
+        """Have everything committed so far mirrored, for a rollback's caller; waits 2 s at most.
+
+        A disk answers or fails at once, so there the caller writes it: handing it to the thread and back
+        takes as long again. A service may not answer; the thread asks it.
+        """
         if not self._runtime.background:
             self._quietly(forced=True)
             return
         wanted = self._runtime.revision
         self._start()
+        if self._near and self._lock.acquire(timeout=PATIENCE):
+            try:
+                self._guarded(lambda: self._segments_due(forced=True) is not None)
+            finally:
+                self._lock.release()
+            if self.mirrored >= wanted:
+                return
         self._forced = self._due = True
         self._hurry.set()
         self._wake.set()
@@ -174,8 +188,11 @@ class Mirroring:
 
     def _quietly(self, *, forced: bool) -> bool:
         """``flush``; what fails is logged and tried again. Is nothing left to do?"""
+        return self._guarded(lambda: self.flush(forced=forced))
+
+    def _guarded(self, write: Callable[[], bool]) -> bool:
         try:
-            return self.flush(forced=forced)
+            return write()
         except EmergenceError as error:
             if self.error != str(error):
                 log.warning("the mirror of the index is behind and written later: %s", error)
@@ -191,13 +208,25 @@ class Mirroring:
 
         False where that was left to the other process.
         """
+        mine = self._segments_due(forced=forced)
+        if mine is None:
+            return not self._due
+        with self._lock:
+            if mine:
+                self._merge()
+                self._check_in()
+            self._write_records()
+        return True
+
+    def _segments_due(self, *, forced: bool) -> bool | None:
+        """Write the journal's part. Is the lease this process's? None: left to who holds it."""
         with self._lock:
             self._flushed_at = self._runtime.passing()
             mine = self._mine()
             if not mine and not forced:
                 if self._flushed_at - self._noticed_at > LEASE:
                     self._due = False  # who lives so much longer than the commit has mirrored it
-                return not self._due
+                return None
             if not self._looked or not mine:
                 self._look()
             self._due = False
@@ -209,12 +238,7 @@ class Mirroring:
             self.error = None
         with self._written:
             self._written.notify_all()
-        with self._lock:
-            if mine:
-                self._merge()
-                self._check_in()
-            self._write_records()
-        return True
+        return mine
 
     def _mine(self) -> bool:
         """Is it this process that writes the mirror? Takes the lease where it is free."""
@@ -326,7 +350,7 @@ class Mirroring:
         with runtime.lock:
             revision, digest, facts = runtime.revision, runtime.digest, dict(runtime.facts)
         contents = Contents(revision, digest, tuple(facts[name] for name in sorted(facts)))
-        self.journal.write_checkpoint(contents, runtime.config.digest())
+        self.journal.write_checkpoint(contents, runtime.config_digest)
         self._checkpoints.append(revision)
         self.journal.delete_checkpoints(self._checkpoints[:-2])
         self._checkpoints = self._checkpoints[-2:]

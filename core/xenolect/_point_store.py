@@ -120,10 +120,11 @@ class Kept:
             )
             head = runtime.value("state", variant.id)
             rollout = runtime.value("rollout", variant.id) or {}
+            stored = variant_to_json(variant)
             manifest = {
                 "format": 2,
                 "point": point_to_json(point),
-                "content": {name: variant_to_json(variant)[name] for name in CONTENT},
+                "content": {name: stored[name] for name in CONTENT},
                 "status": str(variant.status),
                 "variant_version": variant.version,
                 "state": head and head.get("ref"),
@@ -131,7 +132,7 @@ class Kept:
                     "baseline": runtime.baseline(variant.protocol),
                     "control": rollout.get("control_id"),
                 },
-                "config": runtime.config.digest(),
+                "config": runtime.config_digest,
             }
             content = canonical(manifest).encode()
             name = f"variants/{variant.id}/points/{sequence:08d}.json"

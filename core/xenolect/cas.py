@@ -35,6 +35,7 @@ __all__ = [
     "checked_value",
     "moment",
     "prepare",
+    "prepared_text",
     "restored_rows",
 ]
 
@@ -61,7 +62,8 @@ def prepare(changes: Sequence[Change]) -> list[Prepared]:
             text = canonical(change.value)
             text.encode()
             value = json.loads(text)
-            again = canonical(value)
+            # equal in nearly every case, and compared in a tenth of the time a second text takes
+            again = text if value == change.value else canonical(value)
         except (TypeError, ValueError, RecursionError) as error:
             raise InvalidError(
                 f"{change.kind} {change.key!r}: the value is not JSON: {error}"
@@ -70,6 +72,19 @@ def prepare(changes: Sequence[Change]) -> list[Prepared]:
             raise InvalidError(f"{change.kind} {change.key!r}: the keys of a value must be text")
         prepared.append((Put(change.kind, change.key, value, change.expected), text))
     return prepared
+
+
+def prepared_text(prepared: Sequence[Prepared]) -> str:
+    """The canonical text of the changes as the journal stores it, from the values' own texts."""
+    rows = []
+    for change, text in prepared:
+        kind, key, expected = map(canonical, (change.kind, change.key, change.expected))
+        rows.append(
+            f'{{"drop":{kind},"expected":{expected},"key":{key}}}'
+            if text is None
+            else f'{{"expected":{expected},"key":{key},"put":{kind},"value":{text}}}'
+        )
+    return f"[{','.join(rows)}]"
 
 
 def check_change(change: Change, version: int, live: bool) -> None:

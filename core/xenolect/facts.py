@@ -152,11 +152,14 @@ class Lease:
     epoch: int
 
 
+_encode = json.JSONEncoder(  # made once: json.dumps makes one for each text, a fifth of its time
+    sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+).encode
+
+
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no spaces, no NaN."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return _encode(value)
 
 
 def change_to_json(change: Change) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from xenolect.cas import (
     checked_value,
     moment,
     prepare,
+    prepared_text,
     restored_rows,
 )
 from xenolect.errors import CorruptError, InvalidError, UnavailableError
@@ -33,7 +34,6 @@ from xenolect.facts import (
     Rollup,
     Window,
     canonical,
-    change_to_json,
     digest_entry_text,
     digest_fact_text,
 )
@@ -91,7 +91,7 @@ class PostgresIndex:
         """
         prepared, at = prepare(changes), moment(at)
         check_text(actor, "the actor", empty=True)
-        stored = canonical([change_to_json(change) for change, _ in prepared])
+        stored = prepared_text(prepared)
         rows = [_observation_row(each) for each in observations]
         revision, digest = 0, ""
         try:
