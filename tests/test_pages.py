@@ -24,6 +24,8 @@ BLOCK = re.compile(
     re.MULTILINE | re.DOTALL,
 )
 ELSEWHERE = {
+    "contrib/xenolect-mcp/README.md": "its tests run the programs, and what these define",
+    "docs/contrib.md": "the tests of xenolect-mcp run the programs",
     "docs/hooks.md": "test_docs.py has the registry load each block",
     "README.md": "test_readme.py runs the program, and the plugin with its settings",
 }

@@ -7,14 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from xenolect_mcp.asgi import WireASGI
-    from xenolect_mcp.identity import EXT, agent, session_of
+    from xenolect_mcp.contract import CONTRACT_SCHEMA, Contract, ContractError
+    from xenolect_mcp.extension import EmergenceExtension, conversation, speaks
+    from xenolect_mcp.identity import EXT, PRINCIPAL, agent, principal, principal_id, session_of
     from xenolect_mcp.middleware import EmergenceMiddleware, current_selection
     from xenolect_mcp.transport import Exchange, WireError, WireTransport, speaking
     from xenolect_mcp.wire import Coding, DecodeError, Dictionaries, Dictionary
 
 _HOME = {
     "asgi": ["WireASGI"],
-    "identity": ["EXT", "agent", "session_of"],
+    "contract": ["CONTRACT_SCHEMA", "Contract", "ContractError"],
+    "extension": ["EmergenceExtension", "conversation", "speaks"],
+    "identity": ["EXT", "PRINCIPAL", "agent", "principal", "principal_id", "session_of"],
     "middleware": ["EmergenceMiddleware", "current_selection"],
     "transport": ["Exchange", "WireError", "WireTransport", "speaking"],
     "wire": ["Coding", "DecodeError", "Dictionaries", "Dictionary"],
@@ -22,20 +26,29 @@ _HOME = {
 _WHERE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
+    "CONTRACT_SCHEMA",
     "EXT",
+    "PRINCIPAL",
     "Coding",
+    "Contract",
+    "ContractError",
     "DecodeError",
     "Dictionaries",
     "Dictionary",
+    "EmergenceExtension",
     "EmergenceMiddleware",
     "Exchange",
     "WireASGI",
     "WireError",
     "WireTransport",
     "agent",
+    "conversation",
     "current_selection",
+    "principal",
+    "principal_id",
     "session_of",
     "speaking",
+    "speaks",
 ]
 
 

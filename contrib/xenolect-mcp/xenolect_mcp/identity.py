@@ -6,16 +6,18 @@ From 2026-07-28 there is no session: every request carries both in its ``_meta``
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from xenolect import Agent, AgentContext
 
 if TYPE_CHECKING:
     from mcp.server.context import ServerRequestContext
 
-__all__ = ["EXT", "agent", "session_of"]
+__all__ = ["EXT", "PRINCIPAL", "agent", "principal", "principal_id", "scoped", "session_of"]
 
 EXT = "io.xenolect/variants"
 """The extension under which a client tells what MCP has no word for.
@@ -24,6 +26,14 @@ In ``capabilities.extensions``: ``{"preferences": {metric: weight}, "platform": 
 {name: value}}``. In the ``_meta`` of a request: ``{"session": text}``, the conversation it belongs to.
 """
 
+PRINCIPAL = "mcp.principal"
+"""The capability that an authenticated caller has, and that nobody can declare: True.
+
+A variant that changes tools requires it: ``requirements={PRINCIPAL: True}``.
+"""
+
+_PREFIX = "principal:"  # of the ids of authenticated callers; no other id begins so
+_ID = 200  # characters of such an id: a session's name is added to it, and 256 is the most
 _CAPABILITIES = "io.modelcontextprotocol/clientCapabilities"
 _INFO = "io.modelcontextprotocol/clientInfo"
 _SESSION_HEADER = "mcp-session-id"
@@ -31,15 +41,47 @@ _MOST = 64  # extra capabilities and preferences taken from one client; the rest
 _LONGEST = 256
 
 
-def agent(ctx: ServerRequestContext[Any, Any]) -> Agent:
+def principal(ctx: ServerRequestContext[Any, Any]) -> str | None:
+    """The id of the authenticated principal of a request, or None where nobody proved anything.
+
+    The principal is what the SDK takes for it: issuer, client and subject of the access token.
+    """
+    scope = getattr(ctx.request, "scope", None)
+    token = getattr(scope.get("user"), "access_token", None) if isinstance(scope, Mapping) else None
+    if token is None:
+        return None
+    from mcp.server.auth.provider import principal_components
+
+    client_id, issuer, subject = principal_components(token)
+    return principal_id(client_id, issuer=issuer, subject=subject)
+
+
+def principal_id(client_id: str, *, issuer: str | None = None, subject: str | None = None) -> str:
+    """The agent id of a principal: ``principal:CLIENT``, or ``principal:ISSUER|CLIENT|SUBJECT``.
+
+    Parts are percent-encoded, so no two principals share an id; one of over 200 characters is hashed.
+    """
+    parts = [client_id] if issuer is None and subject is None else [issuer, client_id, subject]
+    name = _PREFIX + "|".join(quote(part or "", safe=":@") for part in parts)
+    if len(name) > _ID:
+        name = f"{_PREFIX}sha256:{hashlib.sha256(name.encode()).hexdigest()}"
+    return name
+
+
+def agent(
+    ctx: ServerRequestContext[Any, Any],
+    principal: Callable[[ServerRequestContext[Any, Any]], str | None] = principal,
+) -> Agent:
     """The agent behind a request.
 
-    Its id is the authenticated principal (issuer, client and subject of the access token, as far as
-    known) where there is one, else ``clientInfo.name``. That name is what the client calls itself:
-    good for grouping and routing, never proof of who it is, and never a reason to trust it.
+    Its id is the authenticated principal where there is one, else ``clientInfo.name``. That name is what
+    the client calls itself: good for grouping and routing, never proof of who it is, and never a
+    reason to trust it. It can not be a principal's id, whatever it says. ``principal`` says who has proved
+    to be whom, where that is not the SDK's access token: a name, or None.
 
     Its capabilities are the declared ones, flattened (``"sampling.tools": True``), ``"mcp"`` for the protocol
-    version of this request, and the extras under ``EXT``, which can not overrule the others.
+    version of this request, ``PRINCIPAL`` for a principal, and the extras under ``EXT``, which can not
+    overrule the others.
     """
     declared, info = _declared(ctx)
     extensions = declared.get("extensions")
@@ -52,8 +94,14 @@ def agent(ctx: ServerRequestContext[Any, Any]) -> Agent:
     for name, value in _bounded(settings.get("capabilities")):
         if _plain(value):
             capabilities.setdefault(name, value)
+    proved = principal(ctx) or None
+    if proved is not None:
+        proved = proved if proved.startswith(_PREFIX) else principal_id(proved)
+        capabilities[PRINCIPAL] = True
+    else:
+        capabilities.pop(PRINCIPAL, None)
     return Agent(
-        principal(ctx) or _text(info.get("name")) or "anonymous",
+        proved if proved is not None else _claimed(info.get("name")),
         AgentContext(
             capabilities,
             preferences={
@@ -67,18 +115,6 @@ def agent(ctx: ServerRequestContext[Any, Any]) -> Agent:
     )
 
 
-def principal(ctx: ServerRequestContext[Any, Any]) -> str | None:
-    """The authenticated principal of a request, or None where nobody proved anything."""
-    scope = getattr(ctx.request, "scope", None)
-    token = getattr(scope.get("user"), "access_token", None) if isinstance(scope, Mapping) else None
-    if token is None:
-        return None
-    from mcp.server.auth.provider import principal_components
-
-    client_id, issuer, subject = principal_components(token)
-    return _text("|".join(part for part in (issuer, client_id, subject) if part)) or None
-
-
 def session_of(ctx: ServerRequestContext[Any, Any]) -> str | None:
     """The conversation of a request: named under ``EXT`` in its ``_meta``, else the MCP session."""
     named = (ctx.meta or {}).get(EXT)
@@ -86,6 +122,26 @@ def session_of(ctx: ServerRequestContext[Any, Any]) -> str | None:
         return _text(named.get("session"))
     headers = getattr(ctx.request, "headers", None)
     return _text(headers.get(_SESSION_HEADER)) or None if headers is not None else None
+
+
+def scoped(agent_id: str, session: str | None) -> str | None:
+    """A conversation's name as the manager hears it: a principal's is its own, whatever others say.
+
+    Pins are by conversation. Without this, who names another's conversation would get its variant.
+    """
+    if session is None:
+        return None
+    if agent_id.startswith(_PREFIX):
+        name = f"{agent_id}/{session}"
+        if len(name) > _LONGEST:
+            name = f"{agent_id}/{hashlib.sha256(session.encode()).hexdigest()[:48]}"
+        return name
+    return f"anonymous/{session}"[:_LONGEST] if session.startswith(_PREFIX) else session
+
+
+def _claimed(name: Any) -> str:
+    text = _text(name)
+    return text if text and not text.startswith(_PREFIX) else "anonymous"
 
 
 def _declared(ctx: ServerRequestContext[Any, Any]) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
