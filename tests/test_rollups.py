@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -635,3 +636,28 @@ def test_the_history_is_a_room_of_the_manager(manager: EmergenceManager) -> None
     assert isinstance(manager.performance, Performance)
     assert callable(manager.performance.history)
     assert callable(manager.performance.rollups)
+
+
+def test_two_threads_tick_and_one_of_them_rolls_up(
+    manager: EmergenceManager, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller's tick beside the background thread's: who comes second leaves it to the first."""
+    rollups, entered = manager._rollups, []
+    manager.variants.propose("x", {}, id="x")
+    clock.advance(2 * DAY)
+    write = rollups._write
+
+    def slowly(*task: Any) -> None:
+        entered.append(task)
+        if len(entered) == 1:
+            other = threading.Thread(target=manager.tick)
+            other.start()
+            other.join()
+        write(*task)
+
+    monkeypatch.setattr(rollups, "_write", slowly)
+    manager.tick()
+
+    assert len(entered) == len(set(entered)) > 0
+    assert not rollups._tasks
+    assert rollups.error is None

@@ -8,6 +8,7 @@ nothing is on its way to it any more; what comes later still makes its segment a
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -75,12 +76,25 @@ class RollUps:
         self._held = False
         self._boot = runtime.boot
         self._more = False
+        self._turn = threading.Lock()  # whoever ticks meanwhile has nothing to do here
         self.error: str | None = None
 
     # -- when -------------------------------------------------------------------------------------
 
     def tick(self, now: float) -> None:
         """A slice of what is due; ``now`` in seconds since the epoch. Never raises what may pass."""
+        if not self._turn.acquire(blocking=False):
+            return
+        try:
+            self._slice(now)
+        finally:
+            self._turn.release()
+
+    def leave_parent(self) -> None:
+        """In a forked child: the thread that had its turn is the parent's."""
+        self._turn = threading.Lock()
+
+    def _slice(self, now: float) -> None:
         due = self._more or self._tasks or not 0 <= now - self._rolled_at < EVERY
         if not due or 0 <= now - self._failed_at < EVERY:
             return

@@ -124,6 +124,7 @@ class EmergenceManager:
         runtime.forked.parts = [
             self.states.leave_parent,
             self._breakers.leave_parent,
+            self._rollups.leave_parent,
             self.canaries.leader.leave_parent,
             self._mirroring.leave_parent,
             self._scrubber.leave_parent,
