@@ -9,46 +9,31 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
-from xenolect import safeguards as sg
 from xenolect._evidence import (
-    ENDED,
     Rollout,
     baseline_from_json,
-    event_from_json,
     evidence_to_json,
     frozen_of,
-    is_strong,
 )
 from xenolect._recount import recounted
 from xenolect._registry import Registry
+from xenolect._restep import Stepping
 from xenolect._routing import routed
 from xenolect.decisions import Decisions, Problem, Verified
 from xenolect.errors import EmergenceError
 from xenolect.facts import Drop, Entry, Observation, Put, canonical
 from xenolect.interfaces import Index, Judge, Safeguard
 from xenolect.judges import Evidence
-from xenolect.model import CanaryState, Verdict
+from xenolect.model import Verdict
 
 __all__ = ["Attempt", "Curve", "Replay", "Replayed", "attempts", "curve", "decided_on"]
 
 Progress = Callable[[str, int, int], None]
-FIELDS = (
-    "rollout",
-    "variant_id",
-    "salt",
-    "levels",
-    "unit",
-    "judge",
-    "ramp",
-    "baseline",
-    "guardrails",
-)
-"""What no step of a rollout may change."""
 _NOTHING: Mapping[str, Any] = {"operations": 0, "failures": 0, "units": {}, "latency": []}
 
 
@@ -330,81 +315,12 @@ class _Player:
 
     def _transitions(self) -> None:
         """Every document's state must be the ramp's answer to the event stored with it."""
-        first = self._attempt.steps[0][3]
-        machine = self._replay.machine(self._attempt)
-        state = machine.ramp.start()
-        before: Mapping[str, Any] | None = None
+        ramp = self._replay.machine(self._attempt).ramp
+        stepping = Stepping(ramp, self._attempt.steps[0][3], self._stored)
         for revision, _, _, document in self._attempt.steps:
             self.transitions += 1
-            for name in FIELDS:
-                if document.get(name) != first.get(name):
-                    self._wrong("transition", revision, f"its {name} changed while it ran")
-            after = machine.ramp.load(document["state"])
-            made = document.get("step")
-            if before is not None and made is not None and made == before.get("step"):
-                if after != state:  # a document that only says what came later
-                    self._wrong("transition", revision, "its state changed without an event")
-                before = document
-                continue
-            wanted = canonical(document["state"])
-            names = set(document["state"])  # a field that a later release added is not compared
-            reached = self._reached(machine.ramp, state, made, revision, document)
-            if not any(
-                canonical({n: v for n, v in each.items() if n in names}) == wanted
-                for each in reached
-            ):
-                self._wrong(
-                    "transition",
-                    revision,
-                    f"no event leads from {_brief(state)} to {_brief(after)}"
-                    if made is None
-                    else f"{made['event']} leads from {_brief(state)} to something else than "
-                    f"{_brief(after)}",
-                )
-            state, before = after, document
-
-    def _reached(
-        self,
-        ramp: Safeguard[Any],
-        state: Any,
-        made: Mapping[str, Any] | None,
-        revision: int,
-        document: Mapping[str, Any],
-    ) -> list[Mapping[str, Any]]:
-        """What the ramp can become by the stored event, or by any, where none was stored."""
-        if made is not None:
-            event = event_from_json(made)
-            self._gates(event, revision, document)
-            after, _, _ = ramp.step(state, event, made["at"], made["draw"])
-            return [ramp.dump(after)]
-        at = max(document["changed_at"], document["started_at"])
-        return [
-            ramp.dump(state),
-            *(ramp.dump(ramp.step(state, event, at, 0.5)[0]) for event in _events(document)),
-        ]
-
-    def _gates(self, event: sg.Event, revision: int, document: Mapping[str, Any]) -> None:
-        """Was the event what the evidence allowed?"""
-        if not isinstance(event, sg.Check):
-            return
-        if str(event.verdict) != document["verdict"]:
-            self._wrong("transition", revision, "the check had another verdict than the judge")
-        evidence = document["evidence"]
-        if event.strong and not is_strong(Evidence(**evidence)):
-            self._wrong("transition", revision, "the check saw more evidence than there was")
-        sequence = document["sequence"]
-        operations = sum(
-            each.operations
-            for each in self._stored
-            if each.sequence <= sequence and each.arm == "canary"
-        )
-        if event.sampled and operations < document["min_operations"]:
-            self._wrong(
-                "transition",
-                revision,
-                f"the check counted enough operations, but {operations} are stored and "
-                f"{document['min_operations']} are needed",
-            )
+            for text in stepping.take(document):
+                self._wrong("transition", revision, text)
 
     def _ratios(self) -> None:
         """The units counted in each arm, and the shares they were counted at."""
@@ -477,35 +393,6 @@ def _difference(document: Mapping[str, Any], verdict: Verdict, evidence: Evidenc
         if canonical(stored.get(name)) != canonical(again.get(name)):
             return f"{name} {stored.get(name)!r} comes out as {again.get(name)!r}"
     return ""
-
-
-def _brief(state: Any) -> str:
-    return f"{state.state} at level {state.level} ({state.ppm} ppm)"
-
-
-def _events(document: Mapping[str, Any]) -> Iterator[sg.Event]:
-    """Every event that can have made a document in which none is stored."""
-    verdict = Verdict(document["verdict"])
-    reason = document.get("reason") or document["state"]["reason"]
-    ended = document["state"]["state"] in ENDED
-    yield sg.Start()
-    for quiet in (True, False):
-        for sampled in (True, False):
-            for clean in (True, False):
-                for missing in ("", document["state"]["reason"]):
-                    yield sg.Check(verdict, not missing, sampled, quiet, clean, missing)
-    for news in ("open", "closed", "latched"):
-        yield sg.BreakerNews(news)
-        yield sg.BreakerNews(news, control_shut=True)
-    yield from (
-        sg.Pause(),
-        sg.Resume(),
-        sg.Promote(True),
-        sg.Promote(False, force=True),
-        sg.Abort(),
-    )
-    if ended and document["state"]["state"] == CanaryState.ROLLED_BACK:
-        yield sg.Proved(reason)
 
 
 def _facts(entries: Sequence[Entry], facts: Sequence[Any]) -> list[Problem]:
