@@ -121,9 +121,9 @@ def rebuild(
             "cipher", config.cipher.use, cipher_options(config, registry), "cipher"
         )
         objects = Objects(Bare(config, chunks, cipher))  # type: ignore[arg-type]
-        told = objects.inherited() if dry_run else None
+        told = objects.store.inherited() if dry_run else None
         if told is not None:
-            objects.assume(bytes.fromhex(told))  # without writing store.json again
+            objects.store.assume(bytes.fromhex(told))  # without writing store.json again
         spare = replica_of(config, registry)
         journal = JournalObjects(objects, spare)
         segments, checkpoints = journal.names()

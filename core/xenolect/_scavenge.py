@@ -108,7 +108,7 @@ class _Scavenger:
             elif match := _CHUNKS.fullmatch(key):
                 pieces[match[1]].append(key)
         store = self._identity()
-        self._objects.assume(
+        self._objects.store.assume(
             bytes.fromhex(store)
         )  # store.json may be gone, and is not written here
         states, lost = [], []

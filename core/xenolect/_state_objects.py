@@ -15,8 +15,9 @@ from xenolect._kept import kept
 from xenolect._keyring import Keyring
 from xenolect._manifest import FORMAT, Content, Entry, Link, Manifest, assemble, rows
 from xenolect._packs import PACK, Pack
-from xenolect.errors import CorruptError, DuplicateError, NotFoundError, StorageError
-from xenolect.facts import Put, canonical
+from xenolect._store_identity import Identity
+from xenolect.errors import CorruptError, DuplicateError, NotFoundError
+from xenolect.facts import canonical
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,9 +25,8 @@ if TYPE_CHECKING:
     from xenolect._states import Door
     from xenolect.interfaces import Buffer, ChunkStore
 
-__all__ = ["STORE", "Objects"]
+__all__ = ["Objects"]
 
-STORE = "store.json"
 _CACHED = 65_536
 """Table entries kept in memory, about 20 MB."""
 _MANIFEST_MAX = 256 * 1024 * 1024
@@ -53,7 +53,8 @@ class Objects:
         self._lock = threading.Lock()
         self._tables: OrderedDict[str, Content] = OrderedDict()
         self._entries = 0
-        self._store: bytes | None = None
+        self.store = Identity(door)
+        self.identity = self.store.id
         self.keys = Keyring(door, self.identity)
 
     @property
@@ -64,74 +65,13 @@ class Objects:
     def elsewhere(self, chunks: ChunkStore) -> Objects:
         """A reader of the same objects in another store: a copy of this one, with the same keys."""
         other = Objects(cast("Door", _Elsewhere(self._door, chunks)))
-        other._store, other.keys = self.identity(), self.keys
+        other.store.assume(self.identity())
+        other.keys = self.keys
         return other
 
     def after_fork(self) -> None:
         """Locks belong to the parent's threads."""
         self._lock = threading.Lock()
-
-    # -- the store's identity ---------------------------------------------------------------------
-
-    def identity(self) -> bytes:
-        """The store's id, 16 bytes; written to ``store.json`` once. StorageError on a mix-up."""
-        if self._store is not None:
-            return self._store
-        known = self._door.fact("setting", "store")
-        try:
-            data = self._door.chunks.get(STORE)
-        except NotFoundError:
-            told = known.value["id"] if known is not None and known.value else self.inherited()
-            document = {
-                "format": FORMAT,
-                "id": told or self._door.token(16),
-                "chunk_size": self._door.config.state.chunk_size,
-            }
-            data = canonical(document).encode()
-            try:
-                self._door.chunks.put(STORE, data)
-            except DuplicateError:
-                data = self._door.chunks.get(STORE)
-        try:
-            found = json.loads(data)
-            store, number = bytes.fromhex(found["id"]), found["format"]
-        except (ValueError, TypeError, LookupError) as cause:
-            raise CorruptError(
-                f"{STORE} is damaged ({cause!r}); put a copy back, or remove it and it is written anew",
-                key=STORE,
-                offset=0,
-            ) from cause
-        if number != FORMAT:
-            raise StorageError(
-                f"{STORE} says format {number}, this release reads {FORMAT}; upgrade xenolect"
-            )
-        if known is not None and known.value and known.value["id"] != store.hex():
-            raise StorageError(
-                f"{STORE} is of store {store.hex()}, the index is of store {known.value['id']}; "
-                f"correct chunks.url or [index] so that both belong together"
-            )
-        self._store = store
-        return store
-
-    def inherited(self) -> str | None:
-        """The id that the journal's mirror carries: ``store.json`` was lost, and the index perhaps."""
-        for key in self._door.chunks.list("journal/"):
-            try:
-                start = self._door.chunks.get_range(key, 0, _envelope.HEADER_MAX)
-                return Header.decode(start, key)[0].store.hex()
-            except (CorruptError, NotFoundError):
-                continue
-        return None
-
-    def assume(self, store: bytes) -> None:
-        """Take the store's id from elsewhere; nothing is written."""
-        self._store = store
-
-    def introduce(self) -> list[Put]:
-        """The change that makes the index know the store's id; none if it does."""
-        if self._door.fact("setting", "store") is not None:
-            return []
-        return [Put("setting", "store", {"id": self.identity().hex(), "format": FORMAT}, 0)]
 
     # -- chunks -----------------------------------------------------------------------------------
 

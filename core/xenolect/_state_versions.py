@@ -189,7 +189,7 @@ class Versions:
                 raise Moved
             if draft.base.version and self.version(variant_id, draft.base.version) is None:
                 raise Fenced  # the version whose objects are shared is gone, and they may be too
-            changes: list[Change] = list(self._objects.introduce())
+            changes: list[Change] = list(self._objects.store.introduce())
             changes.extend(self._next(head, ref, link, same))
             return changes
 
