@@ -20,6 +20,7 @@ from xenolect import safeguards as sg
 from xenolect._agent_breakers import AgentBreakers
 from xenolect._breaker_records import KEPT, Ledger, Record, Times, read_record, revive
 from xenolect._circuit import ADMITTING, Permit
+from xenolect._shut import Shut
 from xenolect._variant_breaker import VariantBreaker, waiting
 from xenolect.breaker import CircuitBreaker
 from xenolect.errors import CorruptError, EmergenceError
@@ -35,24 +36,6 @@ JOURNALED = (B.LATCHED, B.FORCED_OPEN, B.DISABLED)
 FENCE = 12.0  # seconds a round goes on without its right being renewed, which lasts 15
 IDLE = 2.0  # seconds after which a round nobody used is left to another process
 AGAIN = 0.25  # seconds before a right that another process holds is asked for again
-
-
-class Shut(set[str]):
-    """The variants that are shut; whoever follows them hears of each change."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.touched: Callable[[str], None] = lambda _: None  # set by the manager
-
-    def add(self, variant_id: str, /) -> None:
-        """Shut one."""
-        super().add(variant_id)
-        self.touched(variant_id)
-
-    def discard(self, variant_id: object, /) -> None:
-        """Open one."""
-        super().discard(variant_id)
-        self.touched(str(variant_id))
 
 
 class Breakers:
