@@ -20,7 +20,8 @@ from xenolect._envelope import POINT
 from xenolect._runtime import Runtime
 from xenolect._states import States
 from xenolect._validate import check_name
-from xenolect._variants import CONTENT, Variants
+from xenolect._variant_content import CONTENT
+from xenolect._variants import Variants
 from xenolect.errors import (
     ConflictError,
     CorruptError,

@@ -20,7 +20,8 @@ from xenolect._outcomes import outcome
 from xenolect._point_store import Kept
 from xenolect._runtime import Runtime
 from xenolect._states import States
-from xenolect._variants import CONTENT, Variants
+from xenolect._variant_content import CONTENT
+from xenolect._variants import Variants
 from xenolect.errors import ConflictError, CorruptError, EmergenceError, TransitionError
 from xenolect.facts import Change, Put
 from xenolect.model import ProtocolVariant, VariantStatus

@@ -14,7 +14,8 @@ from xenolect._codec import moment, variant_to_json
 from xenolect._lifecycle import LIVE, check_transition
 from xenolect._runtime import Runtime
 from xenolect._schemas import check_content
-from xenolect._validate import check_id, check_name, normalise
+from xenolect._validate import check_id, check_name
+from xenolect._variant_content import CONTENT, checked, exported, imported
 from xenolect.errors import (
     ConflictError,
     DuplicateError,
@@ -24,7 +25,6 @@ from xenolect.errors import (
 )
 from xenolect.facts import Change, Put
 from xenolect.model import ProtocolVariant, VariantStatus
-from xenolect.predicates import check_predicate
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -37,7 +37,6 @@ S = VariantStatus
 Changes = list[Change]
 Names = list[str]
 VariantList = list[ProtocolVariant]
-CONTENT = ("description", "changes", "requirements", "optional", "conflicts", "metadata")
 
 
 class Variants:
@@ -120,7 +119,7 @@ class Variants:
         check_id(protocol, "protocol", InvalidVariantError)
         parent = None if parent_id is None else self.get(parent_id).id
         now = moment(runtime.clock())
-        content = _content(
+        content = checked(
             description=description,
             changes=changes,
             requirements=requirements or {},
@@ -189,8 +188,8 @@ class Variants:
                 expected=expected_version,
                 found=current.version,
             )
-        checked = _content(**content)
-        edited = "changes" in content and checked["changes"] != current.changes
+        new = checked(**content)
+        edited = "changes" in content and new["changes"] != current.changes
         if current.status in (S.ACTIVE, S.DEPRECATED) and edited and not force:
             raise TransitionError(
                 f"variant {current.id!r} is {current.status}: agents speak it now, so its changes are "
@@ -204,7 +203,7 @@ class Variants:
                 S.PAUSED: "resume or abort its rollout first",
             }[current.status]
             raise TransitionError(f"variant {current.id!r} is {current.status}; {verb}")
-        updated = attrs.evolve(current, updated_at=moment(runtime.clock()), **checked)
+        updated = attrs.evolve(current, updated_at=moment(runtime.clock()), **new)
         check_content(updated.changes, updated.metadata)
         changes: Changes = []
         if current.status == S.ACTIVE and edited:
@@ -319,8 +318,6 @@ class Variants:
         check_transition(current, S.ARCHIVED)
         return self._move(current, S.ARCHIVED, "variant.archived")
 
-    # -- inside -----------------------------------------------------------------------------------
-
     # -- files ------------------------------------------------------------------------------------
 
     def export(
@@ -337,7 +334,7 @@ class Variants:
         from xenolect._exchange import write_file
 
         chosen = self.list() if variants is None else [self.get(each) for each in variants]
-        write_file(path, [_exported(variant) for variant in chosen], key)
+        write_file(path, [exported(variant) for variant in chosen], key)
         return len(chosen)
 
     def import_(
@@ -355,9 +352,9 @@ class Variants:
         same: Names = []
         conflicts: dict[str, str] = {}
         for row in found:
-            variant = self._imported(row)
+            variant = imported(row, moment(self._runtime.clock()))
             old = self._runtime.variants.get(variant.id)
-            if old is not None and _exported(old) == _exported(variant):
+            if old is not None and exported(old) == exported(variant):
                 same.append(variant.id)
             elif self._runtime.fact("variant", variant.id) is not None:
                 conflicts[variant.id] = "the id is taken here by other content"
@@ -378,23 +375,6 @@ class Variants:
             self._runtime.tell("variant.proposed", variant.id, by_agent=None)
         self._runtime.settle()
         return Imported(tuple(v.id for v in new), tuple(same), conflicts, signer)
-
-    def _imported(self, row: Mapping[str, Any]) -> ProtocolVariant:
-        """A row of a file, checked like a proposal."""
-        content = _content(**{name: row.get(name, {}) for name in CONTENT})
-        check_content(content["changes"], content["metadata"])
-        parent = row.get("parent_id")
-        now = moment(self._runtime.clock())
-        return ProtocolVariant(
-            id=check_id(row.get("id"), "variant id", InvalidVariantError),
-            protocol=check_id(row.get("protocol", "default"), "protocol", InvalidVariantError),
-            parent_id=None
-            if parent is None
-            else check_id(parent, "parent id", InvalidVariantError),
-            created_at=now,
-            updated_at=now,
-            **content,
-        )
 
     def _check_room(self, more: int) -> None:
         """LimitError when ``max_variants`` leaves no room for so many more."""
@@ -430,26 +410,3 @@ class Variants:
         self._runtime.tell(event, current.id)
         self._runtime.settle()
         return self.get(current.id)
-
-
-def _exported(variant: ProtocolVariant) -> dict[str, Any]:
-    """What a file says of a variant."""
-    document = variant_to_json(variant)
-    return {name: document[name] for name in ("id", "protocol", "parent_id", *CONTENT)}
-
-
-def _content(**given: Any) -> dict[str, Any]:
-    checked: dict[str, Any] = {}
-    for name, value in given.items():
-        if name == "description":
-            if not isinstance(value, str) or not 0 < len(value) <= 10_000:
-                raise InvalidVariantError("description must be text of 1 to 10,000 characters")
-            checked[name] = normalise(value, name, InvalidVariantError)
-            continue
-        if name != "changes" and not isinstance(value, Mapping):
-            raise InvalidVariantError(f"{name} must be a JSON object, got {type(value).__name__}")
-        checked[name] = normalise(value, name, InvalidVariantError)
-        if name in ("requirements", "optional", "conflicts"):
-            for capability, predicate in checked[name].items():
-                check_predicate(f"{name}.{capability}", predicate)
-    return checked
