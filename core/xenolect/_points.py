@@ -152,6 +152,18 @@ class Points(Kept):
         now = runtime.variant(current.id)
         return now if done or now.status in SERVED else self._back(now)
 
+    def give_up(self, variant_id: str, why: str) -> str | None:
+        """Take a variant whose state can not be repaired out of service; None if nobody is served it."""
+        if self._runtime.variant(variant_id).status not in SERVED:
+            return None
+        try:
+            self.roll_back(
+                variant_id, f"its state is damaged beyond repair: {why}"[:200], actor="repair"
+            )
+        except CorruptError as error:
+            return str(error)
+        return "rolled back to its newest intact point"
+
     def _goes_on(self, variant_id: str, rollout_id: str | None) -> bool:
         """Is this the variant's rollout still?"""
         found = self._runtime.value("rollout", variant_id)

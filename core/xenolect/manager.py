@@ -24,7 +24,8 @@ from xenolect._migrations import Migrations
 from xenolect._mirroring import Mirroring
 from xenolect._parts import replica_of
 from xenolect._performance import Performance
-from xenolect._points import SERVED, Points
+from xenolect._points import Points
+from xenolect._presence import Presence
 from xenolect._recording import Recorder
 from xenolect._rollouts import Canaries
 from xenolect._rollups import RollUps
@@ -37,7 +38,7 @@ from xenolect._validate import check_name
 from xenolect._variants import Variants
 from xenolect.config import Config, load
 from xenolect.decisions import Decisions
-from xenolect.errors import CorruptError, EmergenceError, InvalidError, InvalidMetricsError
+from xenolect.errors import EmergenceError, InvalidError, InvalidMetricsError
 from xenolect.events import Event
 from xenolect.facts import Put
 from xenolect.model import (
@@ -53,7 +54,6 @@ from xenolect.model import (
 __all__ = ["Call", "EmergenceManager", "Receipt", "open"]
 
 log = logging.getLogger("xenolect.variants")
-PROCESS_LEASE = 15.0
 
 
 class EmergenceManager:
@@ -110,7 +110,8 @@ class EmergenceManager:
         )
         runtime.on_tick = self._tick
         runtime.on_fed = self._selector.scores.refresh
-        self.states.give_up = self._give_up
+        self.states.give_up = self.points.give_up
+        self._presence = Presence(runtime)
         self._mirroring = Mirroring(runtime, self.states)
         self.states.upkeep.mirror = self._mirroring.upkeep
         self.states.replica = partial(replica_of, config, runtime.registry)
@@ -180,7 +181,7 @@ class EmergenceManager:
             manager.states.lenient = not process
             manager._mirroring.open(process)
             if process:
-                manager._renew()
+                manager._presence.renew()
             runtime.writer.start()
             if process:
                 manager._scrubber.start()
@@ -197,9 +198,8 @@ class EmergenceManager:
     def _woken(self) -> None:
         """In a forked child that was asked for something: it is a serving process, too."""
         if self._serving:
-            self._renewed = float("-inf")
             try:
-                self._renew()
+                self._presence.begin()
             except EmergenceError as error:
                 log.warning("this process can not be counted now: %s", error)
             self._scrubber.start()
@@ -223,7 +223,7 @@ class EmergenceManager:
             self.canaries.leader.leave()
             self._breakers.leave()
             if self._serving:
-                runtime.index.lease(f"process/{runtime.boot}", runtime.boot, runtime.alive(), 0.0)
+                self._presence.leave()
         finally:
             runtime.close()
 
@@ -373,18 +373,6 @@ class EmergenceManager:
         finally:
             self._runtime.settle()
 
-    def _give_up(self, variant_id: str, why: str) -> str | None:
-        """Take a variant whose state can not be repaired out of service; None if nobody is served it."""
-        if self._runtime.variant(variant_id).status not in SERVED:
-            return None
-        try:
-            self.points.roll_back(
-                variant_id, f"its state is damaged beyond repair: {why}"[:200], actor="repair"
-            )
-        except CorruptError as error:
-            return str(error)
-        return "rolled back to its newest intact point"
-
     @property
     def mode(self) -> Mode:
         """normal; observe: baselines are served and verdicts only logged; baseline: kill switch."""
@@ -422,7 +410,7 @@ class EmergenceManager:
 
     def _tick(self, now: float) -> None:
         if self._serving:
-            self._renew()
+            self._presence.renew()
         self._breakers.tick()
         decayed = self._runtime.performance.decay(now)
         self._runtime.references.renew(list(self._runtime.structures.values()))
@@ -432,15 +420,6 @@ class EmergenceManager:
         if self._serving:
             self.points.retire(now)
             self._rollups.tick(now)
-
-    _renewed = float("-inf")
-
-    def _renew(self) -> None:
-        now = self._runtime.alive()
-        if now - self._renewed >= PROCESS_LEASE / 3:
-            self._renewed = now
-            boot = self._runtime.boot
-            self._runtime.index.lease(f"process/{boot}", boot, now, PROCESS_LEASE)
 
     def flush(self) -> None:
         """Return when every measurement is stored and every rollback asked for is committed."""
