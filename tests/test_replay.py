@@ -22,8 +22,8 @@ from xenolect.cli import main
 from xenolect.decisions import Decisions
 from xenolect.errors import EmergenceError
 from xenolect.facts import Put
+from xenolect.rows import OBSERVATION_COLUMNS, digest_row
 from xenolect.testing import Clock
-from xenolect_backends._rows import OBSERVATION_COLUMNS, digest_row
 from xenolect_backends.sqlite_index import SqliteIndex
 
 LIFE = {"min_effect": 0.05, "min_operations": 50}

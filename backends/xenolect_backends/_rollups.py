@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from xenolect.cas import check_cursor
-from xenolect_backends._rows import ROLLUP_COLUMNS, WINDOW_COLUMNS, insert
+from xenolect.rows import ROLLUP_COLUMNS, WINDOW_COLUMNS, insert
 
 __all__ = ["APPENDED", "NEXT", "ROLLED", "ROLLUPS", "WINDOWS", "forget", "put"]
 
@@ -20,13 +20,7 @@ WINDOWS = f"""SELECT {_WINDOW} FROM windows
 WHERE variant_id = ? AND (start, id) > (?, ?) AND start < ? ORDER BY start, id LIMIT ?"""  # noqa: S608
 ROLLUPS = f"""SELECT {", ".join(ROLLUP_COLUMNS)}, digest FROM rollups
 WHERE resolution = ? AND variant_id = ? AND start >= ? AND start < ? ORDER BY start"""  # noqa: S608
-_PUT = insert(
-    "rollups",
-    ROLLUP_COLUMNS,
-    """ON CONFLICT (resolution, variant_id, start) DO UPDATE SET span = excluded.span,
-count = excluded.count, failures = excluded.failures, bins = excluded.bins, sums = excluded.sums,
-digest = excluded.digest""",
-)
+_PUT = insert("rollups", ROLLUP_COLUMNS, ("resolution", "variant_id", "start"))
 _MOVE = """INSERT INTO meta (key, value) VALUES ('rolled', ?)
 ON CONFLICT (key) DO UPDATE SET value = excluded.value"""
 _FORGET = """DELETE FROM rollups WHERE rowid IN

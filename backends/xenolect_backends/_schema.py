@@ -11,13 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xenolect.errors import ConfigError, CorruptError
-from xenolect_backends._rows import (
-    LEASE_COLUMNS,
-    OBSERVATION_COLUMNS,
-    ROLLUP_COLUMNS,
-    WINDOW_COLUMNS,
-    digest_row,
-)
+from xenolect.rows import COLUMNS, digest_row
 
 if TYPE_CHECKING:
     from sqlite_utils import Migrations
@@ -99,14 +93,6 @@ CREATE INDEX windows_by_age ON windows (start);
 _WRITER = "ALTER TABLE windows ADD COLUMN writer TEXT NOT NULL DEFAULT ''"
 
 
-_DIGESTS = {
-    "observations": OBSERVATION_COLUMNS,
-    "windows": WINDOW_COLUMNS,
-    "rollups": ROLLUP_COLUMNS,
-    "leases": LEASE_COLUMNS,
-}
-
-
 def _migrations() -> Migrations:
     from sqlite_utils import Database, Migrations
 
@@ -126,7 +112,7 @@ def _migrations() -> Migrations:
 
     @migrations()
     def digests_of_rows(db: Database) -> None:
-        for table, columns in _DIGESTS.items():
+        for table, columns in COLUMNS.items():
             db.execute(f"ALTER TABLE {table} ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
             for number, *values in db.execute(
                 f"SELECT rowid, {', '.join(columns)} FROM {table}"  # noqa: S608

@@ -38,14 +38,11 @@ from xenolect.facts import (
     digest_entry_text,
     digest_fact_text,
 )
-from xenolect.units import Seconds
-from xenolect_backends._connections import FOREIGN, Connections, raise_translated
-from xenolect_backends._rollups import APPENDED, NEXT, ROLLED, ROLLUPS, WINDOWS, forget, put
-from xenolect_backends._rows import (
+from xenolect.rows import (
+    COLUMNS,
     DAMAGED,
     LEASE_COLUMNS,
     OBSERVATION_COLUMNS,
-    ROLLUP_COLUMNS,
     WINDOW_COLUMNS,
     damage,
     insert,
@@ -58,6 +55,9 @@ from xenolect_backends._rows import (
     window_row,
     windows_of,
 )
+from xenolect.units import Seconds
+from xenolect_backends._connections import FOREIGN, Connections, raise_translated
+from xenolect_backends._rollups import APPENDED, NEXT, ROLLED, ROLLUPS, WINDOWS, forget, put
 
 __all__ = ["SqliteIndex"]
 
@@ -79,17 +79,10 @@ _SYNCED = """INSERT INTO meta (key, value) VALUES ('synced', '1')
 ON CONFLICT (key) DO UPDATE SET value = value + 1"""
 _SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'observations'"
 _HELD = "SELECT name, holder, until, epoch, digest FROM leases WHERE name = ?"
-_LEASE = insert(
-    "leases",
-    LEASE_COLUMNS,
-    """ON CONFLICT (name) DO UPDATE
-SET holder = excluded.holder, until = excluded.until, epoch = excluded.epoch, digest = excluded.digest""",
-)
+_LEASE = insert("leases", LEASE_COLUMNS, ("name",))
 _EVERY = {
-    "observations": f"SELECT rowid, {', '.join(OBSERVATION_COLUMNS)}, digest FROM observations",  # noqa: S608
-    "windows": f"SELECT rowid, {', '.join(WINDOW_COLUMNS)}, digest FROM windows",  # noqa: S608
-    "rollups": f"SELECT rowid, {', '.join(ROLLUP_COLUMNS)}, digest FROM rollups",  # noqa: S608
-    "leases": f"SELECT rowid, {', '.join(LEASE_COLUMNS)}, digest FROM leases",  # noqa: S608
+    table: f"SELECT rowid, {', '.join(columns)}, digest FROM {table}"  # noqa: S608
+    for table, columns in COLUMNS.items()
 }
 
 

@@ -15,7 +15,7 @@ from xenolect_postgres.index import PostgresIndex
 
 from xenolect import EmergenceManager
 from xenolect.errors import ConfigError, CorruptError, InvalidError, UnavailableError
-from xenolect.facts import Put
+from xenolect.facts import Observation, Put, Rollup, Window
 from xenolect.testing import IndexTests
 
 
@@ -100,6 +100,100 @@ def test_an_edited_row_is_found(index: PostgresIndex, server: str, tmp_path: Pat
         db.execute(f"UPDATE {schema}.journal SET actor = 'somebody'")
     with pytest.raises(CorruptError, match="journal entry 1 is not what was written"):
         index.changes(0)
+
+
+def _measured(index: PostgresIndex) -> None:
+    """One row in each table of measurements, and a lease; floats that need all their digits."""
+    index.append_windows(
+        [
+            Observation("r", "canary", "a", 3, 1, 5, 0.1 + 0.2, {"bytes": 2.0}, "w"),
+            Window("v", 60, 60, 10, 1, [[3, 10]], {"bytes": [4.0, 2]}),
+        ]
+    )
+    since, until, _ = index.unrolled(10)
+    index.roll_up(since, until, [Rollup("v", 0, 3600, 10, 1, [[3, 10]], resolution="hourly")])
+    index.lease("leader/r", "me", 10.1, 100.2)
+
+
+@pytest.mark.parametrize(
+    ("table", "edit", "key"),
+    [
+        ("observations", "failures = 7", "observations/1"),
+        ("observations", "digest = ''", "observations/1"),
+        ("windows", "count = 99", "windows/1"),
+        ("rollups", "failures = 5", "rollups/hourly/v/0"),
+        ("leases", "until = 9e9", "leases/leader/r"),
+    ],
+)
+def test_an_edited_measurement_is_never_believed(
+    index: PostgresIndex,
+    server: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    table: str,
+    edit: str,
+    key: str,
+) -> None:
+    """Evidence is refused whole; a window, a roll-up or a lease is left out; all are named."""
+    _measured(index)
+    assert list(index.damage()) == []
+    with psycopg.connect(server) as db:
+        db.execute(f"UPDATE {schema_of(tmp_path)}.{table} SET {edit}")
+
+    assert list(index.damage()) == [key]
+    if table == "observations":
+        with pytest.raises(CorruptError, match=r"observation 1 .* not what was written"):
+            index.observations("r", 0)
+        return
+    caplog.clear()
+    if table == "windows":
+        assert list(index.windows("v", 0, 1e6)) == index.unrolled(10)[2] == []
+    elif table == "rollups":
+        assert list(index.rollups("v", "hourly", 0, 1e6)) == []
+    else:
+        assert [lease.holder for lease in index.leases("leader/", 200.0)] == ["(damaged)"]
+        taken = index.lease("leader/r", "other", 20.0, 100.0)
+        assert (taken.holder, taken.epoch) == ("other", 2)
+    assert "not what was written" in caplog.text
+
+
+@pytest.mark.parametrize("minor", [0, 1])
+def test_an_older_schema_is_brought_up_to_date(
+    index: PostgresIndex, server: str, tmp_path: Path, minor: int
+) -> None:
+    """Rows that were written before there were digests get theirs when it is opened; once."""
+    _measured(index)
+    more = [Window("v", float(n), 60, n, 0) for n in range(2500)]  # more than are sealed at a time
+    index.append_windows(more)
+    index.close()
+    schema = schema_of(tmp_path)
+    with psycopg.connect(server) as db:
+        for table in ("observations", "windows", "rollups", "leases"):
+            db.execute(f"ALTER TABLE {schema}.{table} DROP COLUMN digest")
+        if not minor:
+            db.execute(f"ALTER TABLE {schema}.windows DROP COLUMN writer")
+        db.execute(f"UPDATE {schema}.meta SET value = '1.{minor}'")
+
+    for _ in range(2):
+        again = PostgresIndex(PostgresOptions(server, schema=schema))
+        assert list(again.damage()) == []
+        assert sum(window.count for window in again.windows("v", 0, 1e6)) == sum(range(2500)) + 10
+        assert [each.latency_ms for each in again.observations("r", 0)] == [0.1 + 0.2]
+        assert again.lease("leader/r", "me", 11.0, 100.0).epoch == 1
+        again.close()
+
+
+def test_floats_keep_their_digits_whatever_the_server_says(server: str, tmp_path: Path) -> None:
+    """A database that shortens floats would fail every digest: each connection asks for all of them."""
+    short = "&" if "?" in server else "?"
+    url = f"{server}{short}options=-c%20extra_float_digits%3D-10"
+    index = PostgresIndex(PostgresOptions(url, schema=schema_of(tmp_path)))
+    _measured(index)
+    index.commit([Put("v", "a", 1, 0)], actor="", at=0.1 + 0.2)
+
+    assert list(index.damage()) == []
+    assert [entry.at for entry in index.changes(0)] == [0.1 + 0.2]
+    index.close()
 
 
 def test_connections_that_were_cut_are_replaced(index: PostgresIndex, server: str) -> None:

@@ -75,6 +75,7 @@ class Connections:
         db.autocommit = True  # every transaction here is begun in words
         milliseconds = round(self._options.timeout * 1000)
         db.execute(sql.SQL("SET search_path = {}").format(sql.Identifier(self._options.schema)))
+        db.execute("SET extra_float_digits = 3")  # floats come back as they were digested
         db.execute(sql.SQL("SET statement_timeout = {}").format(sql.Literal(milliseconds)))
         db.execute(
             sql.SQL("SET idle_in_transaction_session_timeout = {}").format(

@@ -7,7 +7,6 @@ LISTEN, behind poolers too. Evidence and windows take their numbers from ``count
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +22,7 @@ from xenolect.cas import (
     prepared_text,
     restored_rows,
 )
-from xenolect.errors import CorruptError, InvalidError, UnavailableError
+from xenolect.errors import CorruptError, UnavailableError
 from xenolect.facts import (
     Change,
     Contents,
@@ -33,9 +32,26 @@ from xenolect.facts import (
     Observation,
     Rollup,
     Window,
-    canonical,
     digest_entry_text,
     digest_fact_text,
+)
+from xenolect.rows import (
+    COLUMNS,
+    DAMAGED,
+    LEASE_COLUMNS,
+    OBSERVATION_COLUMNS,
+    ROLLUP_COLUMNS,
+    WINDOW_COLUMNS,
+    damage,
+    insert,
+    lease_of,
+    lease_row,
+    observation_row,
+    observations_of,
+    rollup_row,
+    rollups_of,
+    window_row,
+    windows_of,
 )
 from xenolect_postgres.connections import Connections
 
@@ -54,18 +70,37 @@ ON CONFLICT (kind, key) DO UPDATE
 SET version = excluded.version, value = excluded.value, digest = excluded.digest"""
 _ENTRY = """INSERT INTO journal (revision, previous, actor, at, changes, digest)
 VALUES (%s, %s, %s, %s, %s, %s)"""
-_OBSERVATION = """INSERT INTO observations
-(sequence, rollout, arm, unit, operations, failures, at, latency_ms, custom, writer)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"""
-_WINDOW = """INSERT INTO windows (id, variant_id, start, span, count, failures, bins, sums, writer)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s)"""
-_READ = "SELECT id, variant_id, start, span, count, failures, bins, sums, writer FROM windows "
-_ROLLUP = """INSERT INTO rollups (resolution, variant_id, start, span, count, failures, bins, sums)
-VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
-ON CONFLICT (resolution, variant_id, start) DO UPDATE SET span = excluded.span,
-count = excluded.count, failures = excluded.failures, bins = excluded.bins, sums = excluded.sums"""
+_OBSERVATION = insert("observations", ("sequence", *OBSERVATION_COLUMNS), mark="%s").encode()
+_OBSERVATIONS = f"""SELECT sequence, {", ".join(OBSERVATION_COLUMNS)}, digest FROM observations
+WHERE rollout = %s AND sequence > %s ORDER BY sequence""".encode()  # noqa: S608
+_WINDOW = insert("windows", ("id", *WINDOW_COLUMNS), mark="%s").encode()
+_READ = f"SELECT id, {', '.join(WINDOW_COLUMNS)}, digest FROM windows "  # noqa: S608
+_WINDOWS = (
+    _READ + "WHERE variant_id = %s AND (start, id) > (%s, %s) AND start < %s "
+    "ORDER BY start, id LIMIT %s"
+).encode()
+_APPENDED = (
+    _READ + "WHERE id > %s AND id <= %s AND (writer != %s OR writer = '') ORDER BY id LIMIT %s"
+).encode()
+_NEXT = (_READ + "WHERE id > %s ORDER BY id LIMIT %s").encode()
+_ROLLUP = insert("rollups", ROLLUP_COLUMNS, ("resolution", "variant_id", "start"), "%s").encode()
+_ROLLUPS = f"""SELECT {", ".join(ROLLUP_COLUMNS)}, digest FROM rollups
+WHERE resolution = %s AND variant_id = %s AND start >= %s AND start < %s ORDER BY start""".encode()  # noqa: S608
+_HELD = f"SELECT {', '.join(LEASE_COLUMNS)}, digest FROM leases "  # noqa: S608
+_TAKE = (_HELD + "WHERE name = %s FOR UPDATE").encode()
+_STARTING = (_HELD + "WHERE starts_with(name, %s) AND holder != '' ORDER BY name").encode()
+_LEASE = insert("leases", LEASE_COLUMNS, ("name",), "%s").encode()
+_FREE = (insert("leases", LEASE_COLUMNS, mark="%s") + " ON CONFLICT DO NOTHING").encode()
+_EVERY = {
+    table: f"SELECT {name}, {', '.join(COLUMNS[table])}, digest FROM {table}".encode()  # noqa: S608
+    for table, name in (
+        ("observations", "sequence"),
+        ("windows", "id"),
+        ("rollups", "concat_ws('/', resolution, variant_id, start)"),
+        ("leases", "name"),
+    )
+}
 _COUNT = "UPDATE counters SET value = value + %s WHERE name = %s RETURNING value"
-_LEASE = "SELECT name, holder, until, epoch FROM leases WHERE name = %s FOR UPDATE"
 
 
 class PostgresIndex:
@@ -92,7 +127,7 @@ class PostgresIndex:
         prepared, at = prepare(changes), moment(at)
         check_text(actor, "the actor", empty=True)
         stored = prepared_text(prepared)
-        rows = [_observation_row(each) for each in observations]
+        rows = [observation_row(each) for each in observations]
         revision, digest = 0, ""
         try:
             with self._connections.transaction() as db:
@@ -186,8 +221,8 @@ class PostgresIndex:
 
         As durable as the server's ``synchronous_commit`` says: by default always.
         """
-        observations = [_observation_row(each) for each in batch if isinstance(each, Observation)]
-        windows = [(*_window_row(each), each.writer) for each in batch if isinstance(each, Window)]
+        observations = [observation_row(each) for each in batch if isinstance(each, Observation)]
+        windows = [window_row(each) for each in batch if isinstance(each, Window)]
         with self._connections.transaction() as db:
             if windows:
                 first = _take(db, "windows", len(windows))
@@ -200,12 +235,8 @@ class PostgresIndex:
         """Windows of a variant whose start is in ``[since, until)``, oldest first, read in pages."""
         at, last = since, -1
         while True:
-            rows = self._connections.all(
-                _READ + "WHERE variant_id = %s AND (start, id) > (%s, %s) AND start < %s "
-                "ORDER BY start, id LIMIT %s",
-                (variant_id, at, last, until, _PAGE),
-            )
-            yield from map(_window, rows)
+            rows = self._connections.all(_WINDOWS, (variant_id, at, last, until, _PAGE))
+            yield from windows_of(rows)
             if len(rows) < _PAGE:
                 return
             last, _, at = rows[-1][:3]
@@ -218,27 +249,20 @@ class PostgresIndex:
         newest = int(found[0][0])
         if after is None or newest <= after:
             return newest if after is None else after, []
-        rows = self._connections.all(
-            _READ + "WHERE id > %s AND id <= %s AND (writer != %s OR writer = '') "
-            "ORDER BY id LIMIT %s",
-            (after, newest, writer, limit),
-        )
+        rows = self._connections.all(_APPENDED, (after, newest, writer, limit))
         full = len(rows) == limit
-        return rows[-1][0] if full else newest, [_window(row) for row in rows]
+        return rows[-1][0] if full else newest, list(windows_of(rows))
 
     def unrolled(self, limit: int) -> tuple[int, int, Sequence[Window]]:
         """The next windows that no ``roll_up`` has taken in, between two cursors."""
         with self._connections.transaction(reading=True) as db:
             since = _rolled(db)
-            rows = db.execute(
-                _READ + "WHERE id > %s ORDER BY id LIMIT %s",
-                (since, limit),
-            ).fetchall()
-        return since, rows[-1][0] if rows else since, [_window(row) for row in rows]
+            rows = db.execute(_NEXT, (since, limit)).fetchall()
+        return since, rows[-1][0] if rows else since, list(windows_of(rows))
 
     def roll_up(self, since: int, until: int, rollups: Sequence[Rollup]) -> None:
         """Store roll-ups and move the cursor, all or nothing."""
-        rows = [(each.resolution, *_window_row(each)) for each in rollups]
+        rows = [rollup_row(each) for each in rollups]
         with self._connections.transaction() as db:
             check_cursor(since, _rolled(db, " FOR UPDATE"))
             if rows:
@@ -249,14 +273,8 @@ class PostgresIndex:
         self, variant_id: str, resolution: str, since: float, until: float
     ) -> Iterator[Rollup]:
         """Roll-ups of a variant whose start is in ``[since, until)``, oldest first."""
-        rows = self._connections.all(
-            "SELECT start, span, count, failures, bins, sums FROM rollups WHERE resolution = %s "
-            "AND variant_id = %s AND start >= %s AND start < %s ORDER BY start",
-            (resolution, variant_id, since, until),
-        )
-        for start, span, count, failures, bins, sums in rows:
-            parts = (json.loads(bins), json.loads(sums))
-            yield Rollup(variant_id, start, span, count, failures, *parts, resolution=resolution)
+        rows = self._connections.all(_ROLLUPS, (resolution, variant_id, since, until))
+        yield from rollups_of(rows)
 
     def forget(self, resolution: str, before: float, limit: int) -> int:
         """Delete old windows that were taken in, or old roll-ups."""
@@ -275,31 +293,30 @@ class PostgresIndex:
 
     def observations(self, rollout: str, after: int) -> Sequence[Observation]:
         """Evidence of a rollout with a sequence greater than ``after``, in sequence order."""
-        rows = self._connections.all(
-            "SELECT arm, unit, operations, failures, at, latency_ms, custom, writer, sequence "
-            "FROM observations WHERE rollout = %s AND sequence > %s ORDER BY sequence",
-            (rollout, after),
-        )
-        return [
-            Observation(rollout, *before, json.loads(custom), writer, sequence)
-            for *before, custom, writer, sequence in rows
-        ]
+        return observations_of(self._connections.all(_OBSERVATIONS, (rollout, after)))
+
+    def damage(self) -> Iterator[str]:
+        """The keys of measurements and leases that are not what was written."""
+        for table, every in _EVERY.items():
+            with self._connections.transaction(reading=True) as db, db.cursor("every") as rows:
+                rows.execute(every)
+                found = list(damage([(table, rows)]))
+            yield from found
 
     # -- leases -----------------------------------------------------------------------------------
 
     def lease(self, name: str, holder: str, now: float, ttl: float) -> Lease:
         """Take, renew or give back a lease; return who holds it now ("" for nobody)."""
         with self._connections.transaction() as db:
-            row = db.execute(_LEASE, (name,)).fetchone()
+            row = db.execute(_TAKE, (name,)).fetchone()
             if row is None:
+                nobody = Lease(name, "", 0.0, 0)
                 if ttl <= 0:
-                    return Lease(name, "", 0.0, 0)
-                db.execute(
-                    "INSERT INTO leases VALUES (%s, '', 0, 0) ON CONFLICT DO NOTHING", (name,)
-                )
-                row = db.execute(_LEASE, (name,)).fetchone()
+                    return nobody
+                db.execute(_FREE, lease_row(nobody))  # so that there is a row to lock
+                row = db.execute(_TAKE, (name,)).fetchone()
             assert row is not None  # rows of leases are never deleted
-            found = Lease(*row)
+            found = lease_of(row)
             live = bool(found.holder) and now < found.until
             if live and found.holder != holder:
                 return found
@@ -307,20 +324,14 @@ class PostgresIndex:
                 found = Lease(name, holder, now + ttl, found.epoch if live else found.epoch + 1)
             else:
                 found = Lease(name, "", now, found.epoch)
-            db.execute(
-                "UPDATE leases SET holder = %s, until = %s, epoch = %s WHERE name = %s",
-                (found.holder, found.until, found.epoch, name),
-            )
+            db.execute(_LEASE, lease_row(found))
             return found
 
     def leases(self, prefix: str, now: float) -> Sequence[Lease]:
         """The live leases whose names start with ``prefix``, by name."""
-        rows = self._connections.all(
-            "SELECT name, holder, until, epoch FROM leases "
-            "WHERE starts_with(name, %s) AND holder != '' AND until > %s ORDER BY name",
-            (prefix, now),
-        )
-        return [Lease(*row) for row in rows]
+        found = map(lease_of, self._connections.all(_STARTING, (prefix,)))
+        # A damaged one is listed whatever time it says: who reads records in leases fails closed.
+        return [lease for lease in found if lease.until > now or lease.holder == DAMAGED]
 
     def close(self) -> None:
         """Give the connections back; twice is fine."""
@@ -350,42 +361,3 @@ def _rolled(db: psycopg.Connection[Any], lock: str = "") -> int:
     statement = f"SELECT value FROM counters WHERE name = 'rolled'{lock}"  # noqa: S608
     row = db.execute(statement.encode()).fetchone()
     return 0 if row is None else int(row[0])
-
-
-def _text(value: Any) -> str:
-    try:
-        return canonical(value)
-    except (TypeError, ValueError) as error:
-        raise InvalidError(f"{value!r} is not JSON: {error}; nothing was stored") from error
-
-
-def _observation_row(each: Observation) -> tuple[Any, ...]:
-    return (
-        each.rollout,
-        each.arm,
-        each.unit,
-        each.operations,
-        each.failures,
-        each.at,
-        each.latency_ms,
-        _text(each.custom),
-        each.writer,
-    )
-
-
-def _window(row: Sequence[Any]) -> Window:
-    sequence, name, start, span, count, failures, bins, sums, writer = row
-    parts = (json.loads(bins), json.loads(sums))
-    return Window(name, start, span, count, failures, *parts, writer, sequence)
-
-
-def _window_row(each: Window) -> tuple[Any, ...]:
-    return (
-        each.variant_id,
-        each.start,
-        each.span,
-        each.count,
-        each.failures,
-        _text(each.bins),
-        _text(each.sums),
-    )

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
 __all__ = ["MAJOR", "MINOR", "prepare"]
 
-MAJOR, MINOR = 1, 1
+MAJOR, MINOR = 1, 2
+_PAGE = 1000  # rows sealed at a time
 _TURN = 0x786E6C74  # "xnlt": the advisory lock under which the tables are made
 
 # One row each of ``head`` and ``counters`` is locked by whoever appends, until its transaction ends.
@@ -51,7 +52,8 @@ _TABLES: tuple[LiteralString, ...] = (
       at double precision NOT NULL,
       latency_ms double precision,
       custom text NOT NULL,
-      writer text NOT NULL
+      writer text NOT NULL,
+      digest text NOT NULL DEFAULT ''
     )""",
     "CREATE INDEX observations_of_rollout ON observations (rollout, sequence)",
     """CREATE TABLE windows (
@@ -63,7 +65,8 @@ _TABLES: tuple[LiteralString, ...] = (
       failures bigint NOT NULL,
       bins text NOT NULL,
       sums text NOT NULL,
-      writer text NOT NULL DEFAULT ''
+      writer text NOT NULL DEFAULT '',
+      digest text NOT NULL DEFAULT ''
     )""",
     "CREATE INDEX windows_of_variant ON windows (variant_id, start, id)",
     "CREATE INDEX windows_by_age ON windows (start)",
@@ -76,6 +79,7 @@ _TABLES: tuple[LiteralString, ...] = (
       failures bigint NOT NULL,
       bins text NOT NULL,
       sums text NOT NULL,
+      digest text NOT NULL DEFAULT '',
       PRIMARY KEY (resolution, variant_id, start)
     )""",
     "CREATE INDEX rollups_by_age ON rollups (resolution, start)",
@@ -83,7 +87,8 @@ _TABLES: tuple[LiteralString, ...] = (
       name text COLLATE "C" PRIMARY KEY,
       holder text NOT NULL,
       until double precision NOT NULL,
-      epoch bigint NOT NULL
+      epoch bigint NOT NULL,
+      digest text NOT NULL DEFAULT ''
     )""",
     "INSERT INTO head VALUES (true, 0, repeat('0', 64))",
     "INSERT INTO counters VALUES ('observations', 0), ('windows', 0), ('rolled', 0)",
@@ -110,13 +115,33 @@ def prepare(db: Connection[Any], schema: str) -> None:
             db.execute("INSERT INTO meta VALUES ('schema', %s)", (f"{MAJOR}.{MINOR}",))
             return
         row = db.execute("SELECT value FROM meta WHERE key = 'schema'").fetchone()
-    version = "" if row is None else str(row[0])
-    major = version.partition(".")[0]
-    if not major.isdigit() or int(major) > MAJOR:
-        raise ConfigError(
-            f"index: schema {schema!r} has version {version or 'none'}, and this release reads up to "
-            f"{MAJOR}.x; upgrade xenolect-postgres, or name another schema in [index]"
-        )
-    if version == "1.0":
-        db.execute("ALTER TABLE windows ADD COLUMN IF NOT EXISTS writer text NOT NULL DEFAULT ''")
-        db.execute("UPDATE meta SET value = %s WHERE key = 'schema'", (f"{MAJOR}.{MINOR}",))
+        version = "" if row is None else str(row[0])
+        major, _, minor = version.partition(".")
+        if not (major.isdigit() and minor.isdigit()) or int(major) > MAJOR:
+            raise ConfigError(
+                f"index: schema {schema!r} has version {version or 'none'}, and this release reads up "
+                f"to {MAJOR}.x; upgrade xenolect-postgres, or name another schema in [index]"
+            )
+        if int(minor) < 1:
+            db.execute("ALTER TABLE windows ADD COLUMN writer text NOT NULL DEFAULT ''")
+        if int(minor) < 2:
+            _seal(db)
+        if int(minor) < MINOR:
+            db.execute("UPDATE meta SET value = %s WHERE key = 'schema'", (f"{MAJOR}.{MINOR}",))
+
+
+def _seal(db: Connection[Any]) -> None:
+    """Give the rows that are there their digests."""
+    from xenolect.rows import COLUMNS, digest_row
+
+    for table, columns in COLUMNS.items():
+        add = f"ALTER TABLE {table} ADD COLUMN digest text NOT NULL DEFAULT ''"
+        read = f"SELECT ctid::text, {', '.join(columns)} FROM {table}"  # noqa: S608
+        seal = f"UPDATE {table} SET digest = %s WHERE ctid = %s::tid"  # noqa: S608
+        db.execute(add.encode())  # nobody else reads or writes the table until all of it is sealed
+        with db.cursor("rows") as rows, db.cursor() as sealing:
+            rows.execute(read.encode())
+            while page := rows.fetchmany(_PAGE):
+                sealing.executemany(
+                    seal.encode(), [(digest_row(table, values), at) for at, *values in page]
+                )

@@ -1,7 +1,9 @@
 """Rows of measurements and leases: written with a digest, checked whenever they are read.
 
-A flipped bit in evidence could roll back the wrong variant, one in a measurement choose it. What is
-damaged is named in the log and left out; evidence is refused whole, since a judge must see all of it.
+The same for every index that stores them in a table each: ``observations``, ``windows``, ``rollups``,
+``leases``. A flipped bit in evidence could roll back the wrong variant, one in a measurement choose it.
+What is damaged is named in the log and left out; evidence is refused whole, since a judge must see all of
+it. Columns may stand in any order in the table; a row is made and read in that of ``..._COLUMNS``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from xenolect.errors import CorruptError, InvalidError
 from xenolect.facts import Lease, Observation, Rollup, Window, canonical
 
 __all__ = [
+    "COLUMNS",
     "DAMAGED",
     "LEASE_COLUMNS",
     "OBSERVATION_COLUMNS",
@@ -71,28 +74,38 @@ ROLLUP_COLUMNS = (
     "sums",
 )
 LEASE_COLUMNS = ("name", "holder", "until", "epoch")
+COLUMNS = {
+    "observations": OBSERVATION_COLUMNS,
+    "windows": WINDOW_COLUMNS,
+    "rollups": ROLLUP_COLUMNS,
+    "leases": LEASE_COLUMNS,
+}
+"""Of every table whose rows carry a digest."""
 
 
-def insert(table: str, columns: Sequence[str], conflict: str = "") -> str:
-    """The statement that stores a row and its digest."""
-    marks = ", ".join("?" * (len(columns) + 1))
-    return f"INSERT INTO {table} ({', '.join(columns)}, digest) VALUES ({marks}) {conflict}".strip()  # noqa: S608
+def insert(table: str, columns: Sequence[str], unique: Sequence[str] = (), mark: str = "?") -> str:
+    """The statement in SQL that stores a row and its digest.
+
+    unique: columns by which an older row is replaced; mark: what stands for a value.
+    """
+    every = (*columns, "digest")
+    marks = ", ".join([mark] * len(every))
+    statement = f"INSERT INTO {table} ({', '.join(every)}) VALUES ({marks})"  # noqa: S608
+    if not unique:
+        return statement
+    rest = ", ".join(f"{name} = excluded.{name}" for name in every if name not in unique)
+    return f"{statement} ON CONFLICT ({', '.join(unique)}) DO UPDATE SET {rest}"
 
 
 def digest_row(table: str, values: Iterable[Any]) -> str:
-    """128 bits over the table's name and every value: 2 us."""
+    """128 bits over the table's name and every value, floats as floats: 2 us."""
     text = canonical([table, *values])
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-_REAL = {  # columns that SQLite gives back as floats, whatever was put
+_REAL = {  # columns that a database gives back as floats, whatever was put
     table: [name in ("at", "latency_ms", "start", "span", "until") for name in columns]
-    for table, columns in (
-        ("observations", OBSERVATION_COLUMNS),
-        ("windows", WINDOW_COLUMNS),
-        ("rollups", ROLLUP_COLUMNS),
-        ("leases", LEASE_COLUMNS),
-    )
+    for table, columns in COLUMNS.items()
 }
 
 
@@ -229,9 +242,9 @@ def lease_of(row: Sequence[Any]) -> Lease:
 
 
 def damage(tables: Iterable[tuple[str, Iterable[Sequence[Any]]]]) -> Iterator[str]:
-    """The keys (``table/rowid``) of rows that fail their digest; each row is its rowid, the values, the
-    digest."""
+    """The keys (``table/name``) of rows that fail their digest; each row is its name or number, the values,
+    the digest."""
     for table, rows in tables:
-        for number, *values, digest in rows:
+        for name, *values, digest in rows:
             if not _whole(table, values, digest):
-                yield f"{table}/{number}"
+                yield f"{table}/{name}"
