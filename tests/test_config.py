@@ -5,6 +5,7 @@ from __future__ import annotations
 import attrs
 import pytest
 
+from xenolect import EmergenceManager
 from xenolect._options import fill
 from xenolect.config import Config, Part, load
 from xenolect.errors import ConfigError, PluginError
@@ -75,10 +76,31 @@ def test_a_configuration_is_a_start_for_another():
 
 def test_keywords_take_records_of_the_configuration():
     """A Part or a section made in code stands for its table."""
-    config = load(environ={}, chunks=Part("memory"), canary=attrs.evolve(Config().canary, drain=1))
+    config = load(
+        environ={}, chunks=Part("memory"), canary=attrs.evolve(Config().canary, min_units=1)
+    )
 
     assert config.chunks == Part("memory")
-    assert config.canary.drain == 1.0
+    assert config.canary.min_units == 1
+
+
+def test_a_setting_that_is_gone_says_what_holds_instead():
+    """In a file and as a keyword of a rollout: not that it is unknown."""
+    words = (
+        "canary.drain: was never in effect and is gone, remove it: nobody is served a variant that was "
+        "rolled back, and what its conversations refer to stays readable"
+    )
+
+    with pytest.raises(ConfigError) as caught:
+        load(environ={}, canary={"drain": "10m"})
+    assert str(caught.value) == words
+    with EmergenceManager.open("memory://", background=False) as manager:
+        for name in ("json", "zstd"):
+            manager.variants.propose(name, {}, id=name)
+        manager.variants.activate("json")
+        with pytest.raises(ConfigError) as caught:
+            manager.canaries.start("zstd", unit="session", drain="10m")
+    assert str(caught.value) == words
 
 
 # -- parts ----------------------------------------------------------------------------------------

@@ -430,6 +430,35 @@ def test_sessions_are_assigned_and_pinned(manager: EmergenceManager) -> None:
     assert manager.select("agent-0").variant.id == "json"
 
 
+def test_sessions_leave_a_variant_that_is_rolled_back(
+    opened: Callable[..., EmergenceManager],
+) -> None:
+    """At once here, and elsewhere as soon as it is heard; what they refer to stays readable, and what
+    they report of it is taken."""
+    shared = {"use": "memory", "name": "sessions leave"}
+    here, there = opened(index=shared, chunks=shared), opened(index=shared, chunks=shared)
+    fleet(here, 1)
+    _, zstd = json_and_zstd(here)
+    here.canaries.start(zstd, unit="session", initial_fraction=0.5, seed=1)
+    began = here.states.put(zstd.id, {"window": 2})
+    there.tick()
+    names = [f"s{i}" for i in range(40)]
+    first = {name: here.select("agent-0", session=name) for name in names}
+    inside = [name for name in names if first[name].variant.id == "zstd"]
+    assert inside == [n for n in names if there.select("agent-0", session=n).variant.id == "zstd"]
+    assert 5 < len(inside) < 35
+
+    here.rollback(zstd.id, reason="ticket 7")
+
+    assert {here.select("agent-0", session=name).variant.id for name in names} == {"json"}
+    there.tick()
+    assert {there.select("agent-0", session=name).variant.id for name in names} == {"json"}
+    for manager in (here, there):
+        assert manager.variants.get("zstd").changes == first[inside[0]].variant.changes
+        assert manager.states.get("zstd", version=began.version) == {"window": 2}
+        manager.report(first[inside[0]], "agent-0", success=True)
+
+
 def test_incompatible_agents_never_get_the_canary(
     opened: Callable[..., EmergenceManager],
 ) -> None:

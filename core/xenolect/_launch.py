@@ -101,7 +101,7 @@ class Launch:
     def _settings(self, given: Mapping[str, Any]) -> CanaryConfig:
         """The configured settings with those given on top; unknown ones are the judge's options."""
         base = self._runtime.config.canary
-        names = {field.name for field in attrs.fields(CanaryConfig)}
+        names = {*(field.name for field in attrs.fields(CanaryConfig)), *CanaryConfig.REMOVED}
         known = {name: value for name, value in given.items() if name in names}
         rest = {name: value for name, value in given.items() if name not in names}
         judge = known.pop("judge", None)

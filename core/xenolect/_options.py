@@ -130,7 +130,11 @@ def _mistakes(error: BaseException, path: str) -> Iterator[tuple[str, str]]:
     elif isinstance(error, ForbiddenExtraKeysError):
         assert error.cl is not None
         known = [field.alias for field in attrs.fields(error.cl) if field.init]
+        gone: Mapping[str, str] = getattr(error.cl, "REMOVED", {})
         for name in sorted(error.extra_fields):
+            if name in gone:
+                yield f"{path}.{name}" if path else name, gone[name]
+                continue
             close = difflib.get_close_matches(name, known, n=1)
             hint = f", did you mean {close[0]!r}?" if close else f", known are {', '.join(known)}"
             yield f"{path}.{name}" if path else name, "unknown setting" + hint

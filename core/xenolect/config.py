@@ -160,6 +160,10 @@ class RollbackConfig:
 class CanaryConfig:
     """The defaults of ``canaries.start``; each may be given there as a keyword too."""
 
+    REMOVED: ClassVar[Mapping[str, str]] = {
+        "drain": "was never in effect and is gone, remove it: nobody is served a variant that was "
+        "rolled back, and what its conversations refer to stays readable"
+    }
     initial_fraction: float = attrs.field(default=0.10, validator=Check(_initial))
     ramp_steps: int = attrs.field(default=5, validator=at_least(1))
     ramp: str = attrs.field(default="geometric", validator=one_of("geometric", "linear"))
@@ -179,7 +183,6 @@ class CanaryConfig:
     max_attempts: int = attrs.field(default=3, validator=at_least(1))
     adaptive: bool = False
     processes: int | None = attrs.field(default=None, validator=at_least(1))
-    drain: Seconds = Seconds(600.0)
 
 
 @attrs.frozen
