@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import attrs
@@ -17,6 +18,7 @@ from xenolect import (
     offer,
 )
 from xenolect._dependencies import across_a_network
+from xenolect.facts import Window
 from xenolect.hookspecs import Offer
 from xenolect.model import BreakerState as B
 from xenolect.testing import Clock
@@ -37,7 +39,10 @@ class Away:
             self._switch.asked += 1
             if self._switch.away and name != "close":
                 raise UnavailableError("no answer within 5 s")
-            return found(*args, **given)
+            result = found(*args, **given)
+            if self._switch.pages is not None and isinstance(result, Iterator):
+                return self._switch.torn(result)
+            return result
 
         return call
 
@@ -55,6 +60,12 @@ class Switch:
 
     away: bool = False
     asked: int = 0
+    pages: int | None = None
+
+    def torn(self, found: Iterator[Any]) -> Iterator[Any]:
+        """The first ``pages`` of an answer, and then none."""
+        yield from itertools.islice(found, self.pages)
+        raise UnavailableError("no answer within 5 s")
 
     @hookimpl
     def xenolect_index_storage(self) -> Iterable[Offer[Any]]:
@@ -192,3 +203,40 @@ def test_while_the_index_is_away_it_is_asked_rarely_and_nothing_measured_is_lost
 
     inner = manager._runtime.index.inner._inner._inner  # type: ignore[attr-defined]
     assert sum(w.count for w in inner._held.windows.values() if w.variant_id == "x") == 40
+
+
+@pytest.mark.parametrize("part", ["chunks", "index"])
+def test_what_is_read_later_counts_when_it_is_read(
+    opened: Callable[..., EmergenceManager], part: str
+) -> None:
+    """A listing and a variant's windows ask their service page by page: failures there open the breaker,
+    on the first page or a later one, and asking for them without reading tells nothing."""
+    manager, switch = remote(opened, part)
+    guarded: Any = getattr(manager._runtime, part)
+    name = f"dependency:{part}"
+    if part == "chunks":
+        guarded.put("a", b"x")
+    else:
+        guarded.append_windows([Window("x", 0.5, 1.0, 1, 0)])
+
+    def found() -> Any:
+        return guarded.list("") if part == "chunks" else guarded.windows("x", 0.0, 1.0)
+
+    for pages in (0, 1):  # a page that came is a success: half of the calls fail then
+        switch.pages, calls = pages, 0
+        while manager.breakers.status(name).state == B.CLOSED:
+            calls += 1
+            found()
+            reading = found()
+            assert len(list(itertools.islice(reading, pages))) == pages
+            with pytest.raises(UnavailableError, match="no answer"):
+                next(reading)
+        assert calls == 5 if pages == 0 else 5 < calls <= 20
+        with pytest.raises(UnavailableError, match="is open"):
+            found()
+        switch.pages = None
+        manager.breakers.reset(name)
+        for _ in range(3):  # probes
+            assert found() is not None
+            assert len(list(found())) >= 1
+        assert manager.breakers.status(name).state == B.CLOSED
