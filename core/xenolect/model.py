@@ -213,7 +213,7 @@ class Stability:
 
 @attrs.frozen
 class Candidate:
-    """What a scorer sees of one variant that passed the gate.
+    """What a scorer sees of one variant, whether or not the agent may be served it: the gate is not its matter.
 
     ``history`` is weighted by age (half-life 24 h), so its ``count`` is the effective number of
     operations. ``reference_ms`` is the latency that counts as neutral: the protocol's declared
