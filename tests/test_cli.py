@@ -19,6 +19,7 @@ from xenolect._cli.common import table
 from xenolect._registry import Registry
 from xenolect.cli import main
 from xenolect.config import PluginsConfig
+from xenolect.errors import LimitError
 
 
 class Shell:
@@ -526,6 +527,34 @@ def test_a_command_that_can_not_be_made_is_named(
     assert result.exit_code == 3
     assert says in result.output
     assert CliRunner().invoke(main, ["--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("machine", [False, True])
+def test_errors_of_a_plugins_command_are_told_as_ours(
+    monkeypatch: pytest.MonkeyPatch, machine: bool
+) -> None:
+    """One line and the exit code of the error's kind, and JSON where JSON is asked for: no traceback."""
+
+    @click.command()
+    @click.option("--json", "as_json", is_flag=True)
+    def full(as_json: bool) -> None:
+        raise LimitError("a hundred variants are enough", retry_after=2.0)
+
+    class Plugin:
+        @hookimpl
+        def xenolect_commands(self) -> Any:
+            yield offer("full", lambda: full)
+
+    _with_plugins(monkeypatch, Plugin())
+
+    result = CliRunner().invoke(main, ["full", *(["--json"] if machine else [])])
+
+    assert result.exit_code == 5
+    if machine:
+        error = json.loads(result.output)["error"]
+        assert (error["code"], error["retry_after"]) == ("limit", 2.0)
+    else:
+        assert result.output == "error: a hundred variants are enough\n"
 
 
 def test_the_demo_says_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:

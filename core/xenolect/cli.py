@@ -61,9 +61,11 @@ class Lazy(Verbs):
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """With --json a wrong call is answered in JSON too."""
+        """With --json a wrong call is answered in JSON too; errors of a plugin's command are told as ours."""
         try:
             return super().invoke(ctx)
+        except errors.EmergenceError as error:
+            raise SystemExit(fail(error, ctx.meta[MACHINE])) from None
         except click.ClickException as error:
             if not ctx.meta[MACHINE]:
                 raise

@@ -12,7 +12,7 @@ Three files, from two packages:
 * ``mcp_clients.json``: ``mcp-client-capabilities`` 0.0.14, its only data file, indented by one.
 
 The packages are downloaded as wheels without their dependencies and unpacked into a temporary
-directory: only their data and their pure Python back ends are used. Needs ``zstandard``, and ``mpmath``
+directory: only their data and their pure Python back ends are used. Needs ``xenolect-mcp``, and ``mpmath``
 for one back end.
 """
 
@@ -20,8 +20,6 @@ from __future__ import annotations
 
 import argparse
 import ast
-import copy
-import importlib
 import json
 import subprocess
 import sys
@@ -32,21 +30,12 @@ from pathlib import Path
 from typing import Any
 
 import zstandard
+from xenolect_mcp.demo.suites import BFCL as VERSION
+from xenolect_mcp.demo.suites import CATEGORIES, SUITES, Suites, lines, perform
 
 DATA = Path(__file__).parent.parent / "xenolect_mcp" / "data"
-BFCL = "bfcl-eval==2026.3.23"
+BFCL = f"bfcl-eval=={VERSION}"
 CLIENTS = "mcp-client-capabilities==0.0.14"
-CATEGORIES = ("base", "long_context", "miss_func", "miss_param")
-SUITES = {
-    "GorillaFileSystem": "gorilla_file_system",
-    "MathAPI": "math_api",
-    "MessageAPI": "message_api",
-    "TwitterAPI": "posting_api",
-    "TicketAPI": "ticket_api",
-    "TradingBot": "trading_bot",
-    "TravelAPI": "travel_booking",
-    "VehicleControlAPI": "vehicle_control",
-}
 COMPACT: dict[str, Any] = {"separators": (",", ":"), "ensure_ascii": False}
 TYPES = {"dict": "object", "float": "number", "tuple": "array"}
 
@@ -64,12 +53,6 @@ def fetch(requirement: str, into: Path, python: str | None = None) -> Path:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(target)
     return target
-
-
-def lines(path: Path) -> Iterator[Any]:
-    with path.open(encoding="utf-8") as file:
-        for line in file:
-            yield json.loads(line)
 
 
 def as_schema(node: Any) -> Any:
@@ -103,38 +86,26 @@ def tools(root: Path) -> dict[str, Any]:
 def trace(root: Path) -> Iterator[str]:
     """Every ground-truth call of every session, executed: one JSON object a line."""
     sys.path.insert(0, str(root))
-    sources = "bfcl_eval.eval_checker.multi_turn_eval.func_source_code"
-    classes = {
-        suite: getattr(importlib.import_module(f"{sources}.{module}"), suite)
-        for suite, module in SUITES.items()
-    }
+    suites = Suites(root / "bfcl_eval")
     for category in CATEGORIES:
-        name = f"BFCL_v4_multi_turn_{category}.json"
         answers = {
             row["id"]: row["ground_truth"]
-            for row in lines(root / "bfcl_eval/data/possible_answer" / name)
+            for row in lines(
+                suites.root / f"data/possible_answer/BFCL_v4_multi_turn_{category}.json"
+            )
         }
-        for row in lines(root / "bfcl_eval/data" / name):
-            instances = {}
-            for suite in row["involved_classes"]:
-                instances[suite] = classes[suite]()
-                if suite != "MathAPI":  # the one without a state
-                    instances[suite]._load_scenario(
-                        copy.deepcopy(row["initial_config"].get(suite, {})),
-                        long_context=category == "long_context",
-                    )
-            calls = [execute(instances, text) for turn in answers[row["id"]] for text in turn]
+        for session in suites.tasks(category):
+            instances = suites.begin(session)
+            calls = [execute(instances, text) for turn in answers[session] for text in turn]
             for call in calls:
-                yield json.dumps({"session": row["id"], **call}, **COMPACT)
+                yield json.dumps({"session": session, **call}, **COMPACT)
 
 
 def execute(instances: dict[str, Any], text: str) -> dict[str, Any]:
-    """Run one call; the result is a copy, as a client would have received it.
+    """Run one call, and say what came of it.
 
-    The back ends hand out their own objects and change them in later calls, and the digits of a
-    number depend on the precision an earlier call has set. The arguments are not copied: in 8 of the
-    4,625 rows (``post_tweet``) the back end keeps the caller's list and a later ``mention`` of the
-    session adds to it, and the trace shows it so.
+    The arguments are not copied: in 8 of the 4,625 rows (``post_tweet``) the back end keeps the caller's
+    list and a later ``mention`` of the session adds to it, and the trace shows it so.
     """
     call = ast.parse(text, mode="eval").body
     assert isinstance(call, ast.Call), text
@@ -142,15 +113,11 @@ def execute(instances: dict[str, Any], text: str) -> dict[str, Any]:
     tool = call.func.id
     # the last suite that has the method wins, as in the package's own executor
     suite = [name for name, instance in instances.items() if hasattr(instance, tool)][-1]
-    positional = [ast.literal_eval(value) for value in call.args]
+    positional = {f"arg{i}": ast.literal_eval(value) for i, value in enumerate(call.args)}
     named = {word.arg: ast.literal_eval(word.value) for word in call.keywords if word.arg}
-    result = getattr(instances[suite], tool)(*positional, **named)
-    return {
-        "suite": suite,
-        "tool": tool,
-        "arguments": {**{f"arg{i}": value for i, value in enumerate(positional)}, **named},
-        "result": json.loads(json.dumps(result, default=str)),
-    }
+    arguments = {**positional, **named}
+    result = perform(instances[suite], tool, arguments)
+    return {"suite": suite, "tool": tool, "arguments": arguments, "result": result}
 
 
 def rebuild(work: Path) -> dict[str, str]:

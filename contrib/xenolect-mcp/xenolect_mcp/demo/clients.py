@@ -201,7 +201,9 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(store: str, epoch: float, policy: Mapping[str, Any]) -> AsyncIterator[Server]:
+async def serving(
+    store: str, epoch: float, policy: Mapping[str, Any], execute: bool = False
+) -> AsyncIterator[Server]:
     """Start the server on the store, in another process; end it with the block."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "xenolect_mcp.demo.server", stdin=PIPE, stdout=PIPE
@@ -209,7 +211,7 @@ async def serving(store: str, epoch: float, policy: Mapping[str, Any]) -> AsyncI
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        options = {"store": store, "epoch": epoch, "policy": policy}
+        options = {"store": store, "epoch": epoch, "policy": policy, "execute": execute}
         process.stdin.write(json.dumps(options).encode() + b"\n")
         await process.stdin.drain()
         line = await process.stdout.readline()

@@ -44,10 +44,15 @@ MOST = 800
     is_flag=True,
     help="Keep the store in OUT/store, to look at it with the other commands.",
 )
-def demo(sessions: int, as_json: bool, out: Path, seed: int, keep: bool) -> None:
+@click.option(
+    "--execute",
+    is_flag=True,
+    help="Run the tool suites (package bfcl-eval) instead of replaying what they returned.",
+)
+def demo(sessions: int, as_json: bool, out: Path, seed: int, keep: bool, execute: bool) -> None:
     """Five changes of protocol for a fleet of real MCP clients, with nothing planted.
 
-    A real MCP server in another process answers recorded tool calls over HTTP on this machine; two managers,
+    A real MCP server in another process answers tool calls over HTTP on this machine; two managers,
     one in each process, share a store in a directory. Exit code 0 only if what should stop was
     stopped, what should pass was promoted, no other call failed, and a replay has no failure.
     """
@@ -55,6 +60,10 @@ def demo(sessions: int, as_json: bool, out: Path, seed: int, keep: bool) -> None
     from xenolect_mcp.demo.live import LiveScreen, verdict
     from xenolect_mcp.demo.play import Play, Screen, policy_text
 
+    if execute:
+        from xenolect_mcp.demo import suites
+
+        suites.require()
     warnings.filterwarnings("ignore", module="mcp")
     for name in ("mcp", "client", "httpx2", "xenolect"):
         # failed calls are the demo's subject and are counted; the SDK would print a trace of each
@@ -69,10 +78,11 @@ def demo(sessions: int, as_json: bool, out: Path, seed: int, keep: bool) -> None
     console = Console(stderr=as_json)
     try:
         if as_json:
-            results = asyncio.run(Play(store, sessions=sessions, seed=seed, screen=Screen()).run())
+            play = Play(store, sessions=sessions, seed=seed, screen=Screen(), execute=execute)
+            results = asyncio.run(play.run())
         else:
             with LiveScreen(console, policy_text()) as screen:
-                play = Play(store, sessions=sessions, seed=seed, screen=screen)
+                play = Play(store, sessions=sessions, seed=seed, screen=screen, execute=execute)
                 results = asyncio.run(play.run())
     finally:
         if not keep:

@@ -150,6 +150,11 @@ def verdict(results: Results, page: Path | None) -> Group:
         f"both processes chose the same variant in {agreed:,} of {agreed + differed:,} calls",
         f"replay of the final assignment ({spread}): {len(results.replay):,} calls, {replayed} failed",
     ]
+    if any(results.executed):
+        same, other = results.executed
+        lines.append(
+            f"the tool suites executed {same + other:,} calls, {same:,} of them as they are recorded"
+        )
     if page is not None:
         lines.append(f"report: {page}")
     parts: list[Any] = [table, *why, Text("")]

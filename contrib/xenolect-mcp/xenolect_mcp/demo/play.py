@@ -12,7 +12,7 @@ import random
 import time
 import tomllib
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from importlib import resources
 from pathlib import Path
@@ -27,7 +27,8 @@ from xenolect_mcp.data import Session
 from xenolect_mcp.demo import dictionaries
 from xenolect_mcp.demo.clients import Clients, Server, Ticket, serving
 from xenolect_mcp.demo.results import Arm, Attempt, PhaseResult, Results, Sample
-from xenolect_mcp.demo.server import LENIENT, STRICT, scaled
+from xenolect_mcp.demo.server import LENIENT, scaled
+from xenolect_mcp.demo.steps import LAGGING, Step, steps
 from xenolect_mcp.demo.traffic import DICTIONARY, Member, deal, fleet, training
 from xenolect_mcp.transport import Exchange
 from xenolect_mcp.wire import Dictionary
@@ -40,7 +41,6 @@ CONCURRENCY = (
 WARM_UP = (
     120  # conversations before the first rollout; what is said in them trains the dictionaries
 )
-LAGGING = 0.3  # of the agents have not fetched the second dictionary
 SAMPLE = 0.05  # seconds between two looks at a rollout
 PATIENCE = 3.0  # seconds for a decision after the last conversation
 _OVER = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
@@ -67,20 +67,6 @@ def policy_text() -> str:
     return (resources.files("xenolect_mcp.demo") / "policy.toml").read_text("utf-8")
 
 
-@attrs.frozen
-class Step:
-    """A phase before it is played."""
-
-    title: str
-    what: str
-    variant: str
-    changes: Mapping[str, Any]
-    expected: str
-    requirements: Mapping[str, Any] = attrs.field(factory=dict)
-    note: str = ""
-    replaces: bool = True
-
-
 class Play:
     """Plays the demo on a store; ``results`` fills while it runs."""
 
@@ -91,10 +77,12 @@ class Play:
         sessions: int = 300,
         seed: object = 0,
         screen: Screen | None = None,
+        execute: bool = False,
     ) -> None:
         self.store = str(store)
         self.sessions = sessions
         self.seed = seed
+        self.execute = execute
         self.screen = screen or Screen()
         self.policy = tomllib.loads(policy_text())
         self.members = list(fleet())
@@ -103,6 +91,7 @@ class Play:
         self._began = time.perf_counter()
         self._generations: dict[int, Dictionary] = {}
         self._agreed = [0, 0]
+        self._executed = [0, 0]
 
     @property
     def elapsed(self) -> float:
@@ -117,7 +106,7 @@ class Play:
             await stage.follow()
             bodies = await self._warm_up(stage, winner)
             first, second = await asyncio.to_thread(dictionaries.train, bodies)
-            for number, step in enumerate(self._steps(), 1):
+            for number, step in enumerate(steps(len(self.members)), 1):
                 if number == 2:
                     self._put(stage, step.variant, step, 1, first, 1.0)
                 elif number == 4:
@@ -134,6 +123,7 @@ class Play:
             await self._replay(stage)
         self.results.seconds = self.elapsed
         self.results.agreement = (self._agreed[0], self._agreed[1])
+        self.results.executed = (self._executed[0], self._executed[1])
         return self.results
 
     # -- the stage --------------------------------------------------------------------------------
@@ -150,7 +140,7 @@ class Play:
             breaker=self.policy["breaker"],
         ) as manager:
             async with (
-                serving(self.store, self._epoch, self.policy) as server,
+                serving(self.store, self._epoch, self.policy, self.execute) as server,
                 Clients(f"{server.url}/mcp") as clients,
                 httpx2.AsyncClient(timeout=30.0) as http,
             ):
@@ -164,6 +154,8 @@ class Play:
                     status = await server.status(http)
                     self._agreed[0] += status["agreed"]
                     self._agreed[1] += status["differed"]
+                    self._executed[0] += status["executed"][0]
+                    self._executed[1] += status["executed"][1]
 
     def _install(self, manager: EmergenceManager) -> str:
         """The fleet and the protocol it speaks today."""
@@ -181,51 +173,6 @@ class Play:
             "safe_at": 20.0,
         }
         return "json"
-
-    def _steps(self) -> Iterable[Step]:
-        zstd = {"wire": "zstd", "tools": LENIENT}
-        yield Step(
-            "Compress with Zstandard",
-            "bodies as zstd instead of plain JSON",
-            "zstd",
-            zstd,
-            "promoted",
-        )
-        yield Step(
-            "Share a trained dictionary",
-            "zstd with a dictionary trained on earlier traffic (RFC 9842)",
-            "dictionary-1",
-            {"wire": "dcz", "dictionary": "dictionary-1", "tools": LENIENT},
-            "promoted",
-            requirements={DICTIONARY: {"at_least": 1}},
-        )
-        yield Step(
-            "Declare output schemas",
-            "tools/list with the outputSchema the tools declare; clients check results against it",
-            "strict-schema",
-            {"wire": "dcz", "dictionary": "dictionary-1", "tools": STRICT},
-            "stopped",
-            requirements={DICTIONARY: {"at_least": 1}},
-        )
-        lagging = round(LAGGING * len(self.members))
-        yield Step(
-            "Rotate the dictionary",
-            "a larger dictionary, with no requirement declared",
-            "dictionary-2-undeclared",
-            {"wire": "dcz", "dictionary": "dictionary-2-undeclared", "tools": LENIENT},
-            "stopped",
-            note=f"set by the demo: {lagging} of {len(self.members)} agents have not fetched it yet",
-        )
-        yield Step(
-            "Rotate it, and say so",
-            f"the same with the requirement {DICTIONARY} >= 2 declared",
-            "dictionary-2",
-            {"wire": "dcz", "dictionary": "dictionary-2", "tools": LENIENT},
-            "promoted",
-            requirements={DICTIONARY: {"at_least": 2}},
-            note="agents that lag stay on the old one, which remains active for them",
-            replaces=False,
-        )
 
     def _propose(self, manager: EmergenceManager, step: Step, parent: str | None) -> None:
         manager.variants.propose(

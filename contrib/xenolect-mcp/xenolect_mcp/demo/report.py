@@ -116,9 +116,16 @@ packages (see NOTICE); the server is a real MCP server in another process, with 
 processes selected independently and chose the same variant in {agreed:,} of {agreed + differed:,} calls; the rest fell into the moment after a
 change that one of them had not read yet.</p>
 <p>Set by the demo: that {facts.get("lagging", 0)} of {facts.get("agents", 0)} agents had not fetched the new dictionary in phases 4 and 5, which
-era of MCP each client spoke, and the compressed time. No failure was planted. The tools are a benchmark's simulations.</p>
+era of MCP each client spoke, and the compressed time. No failure was planted. The tools are a benchmark's simulations{_executed(results)}.</p>
 </main></body></html>
 """
+
+
+def _executed(results: Results) -> str:
+    same, other = results.executed
+    if not same + other:
+        return "; their results are replayed as they were recorded"
+    return f", executed for {same + other:,} calls, of which {same:,} gave what is recorded"
 
 
 def _row(phase: PhaseResult) -> str:

@@ -200,6 +200,7 @@ class Results:
     assignment: Mapping[str, int] = attrs.field(factory=dict)
     seconds: float = 0.0
     agreement: tuple[int, int] = (0, 0)
+    executed: tuple[int, int] = (0, 0)  # calls that gave what is recorded, and others
 
     @property
     def promoted(self) -> int:
@@ -283,5 +284,6 @@ class Results:
                 "failed": sum(not a.ok for a in self.replay),
             },
             "broken_agents": sorted(self.broken),
+            "executed": {"calls": sum(self.executed), "as_recorded": self.executed[0]},
             "both_processes_chose_the_same": {"calls": agreed, "of": agreed + differed},
         }

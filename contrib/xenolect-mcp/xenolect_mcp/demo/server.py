@@ -1,6 +1,6 @@
 """The demo's server, in a process of its own: a real MCP server, and a manager on the same store.
 
-It knows 128 tools and answers their calls with recorded results. Which declarations it lists and how it
+It knows 128 tools and answers their calls with recorded results, or by executing them. Which declarations it lists and how it
 encodes its answers is what its own manager selects for the calling agent and conversation.
 
 Started as ``python -m xenolect_mcp.demo.server`` with one line of JSON on standard input; prints one line of
@@ -35,6 +35,7 @@ from xenolect_mcp.wire import Coding, Dictionaries, Dictionary
 
 if TYPE_CHECKING:
     from xenolect import EmergenceManager
+    from xenolect_mcp.demo.suites import Executed
 
 __all__ = ["build", "main", "scaled"]
 
@@ -120,9 +121,13 @@ class Shelf:
         return coding, self.get(changes["dictionary"]) if coding is Coding.DCZ else None
 
 
-def build(manager: EmergenceManager) -> Any:
-    """The ASGI app."""
-    recorded = Recorded()
+def build(manager: EmergenceManager, execute: bool = False) -> Any:
+    """The ASGI app; ``execute`` runs the tool suites instead of answering from the recording."""
+    calls: Recorded | Executed = Recorded()
+    if execute:
+        from xenolect_mcp.demo import suites
+
+        calls = suites.Executed(calls)
     listings = {contract: listing(contract) for contract in (STRICT, LENIENT)}
     shelf = Shelf(manager)
     middleware = EmergenceMiddleware(manager, record=False, follow=True)
@@ -137,7 +142,7 @@ def build(manager: EmergenceManager) -> Any:
     async def call_tool(
         ctx: ServerRequestContext[Any, Any], params: types.CallToolRequestParams
     ) -> types.CallToolResult:
-        call = recorded.find(params)
+        call = calls.find(params)
         if call is None:
             text: Any = types.TextContent(type="text", text="nothing is recorded for this call")
             return types.CallToolResult(content=[text], is_error=True)
@@ -155,6 +160,7 @@ def build(manager: EmergenceManager) -> Any:
                 "agreed": middleware.agreed,
                 "differed": middleware.differed,
                 "dictionaries": len(shelf.dictionaries),
+                "executed": [getattr(calls, "same", 0), getattr(calls, "other", 0)],
                 "cpu_seconds": time.process_time(),
             }
         )
@@ -192,7 +198,10 @@ async def _serve(options: Mapping[str, Any]) -> None:
     ):
         listener.bind(("127.0.0.1", 0))
         config = uvicorn.Config(
-            build(manager), log_level="error", access_log=False, timeout_graceful_shutdown=2
+            build(manager, options["execute"]),
+            log_level="error",
+            access_log=False,
+            timeout_graceful_shutdown=2,
         )
         server = uvicorn.Server(config)
         serving = asyncio.create_task(server.serve(sockets=[listener]))
