@@ -53,7 +53,12 @@ class Variants:
 
     def get(self, variant: Any) -> ProtocolVariant:
         """The variant as of now; VariantNotFoundError."""
-        return self._runtime.variant(variant)
+        runtime = self._runtime
+        if type(variant) is str and not runtime.asleep:  # what nearly all ask for
+            found = runtime.variants.get(variant)
+            if found is not None:
+                return found
+        return runtime.variant(variant)
 
     def list(
         self, status: VariantStatus | str | None = None, protocol: str | None = None
