@@ -186,7 +186,7 @@ def test_when_the_variant_opens_no_single_agent_is_to_blame(
 
     assert manager.breakers.status("new").state == B.OPEN
     assert manager.status()["agents_ejected"] == {}
-    assert "new" not in {variant_id for variant_id, _ in manager.breakers.agents._kept}
+    assert "new" not in {variant_id for variant_id, _ in manager.breakers.agents.kept}
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
@@ -208,7 +208,7 @@ def test_the_least_recently_used_is_forgotten(clock: Clock, share: float) -> Non
     assert not agents.is_out("x", "a0")
     assert len(agents) == (3 if share else 0)
     agents.report("x", "a4", 0, 1, 0)
-    assert ("x", "a2") not in agents._kept
+    assert ("x", "a2") not in agents.kept
 
 
 def test_restarts_forget_them(tmp_path: Any, clock: Clock) -> None:

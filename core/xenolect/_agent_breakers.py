@@ -69,7 +69,8 @@ class AgentBreakers:
         self.out: dict[str, dict[str, AgentBreaker]] = {}
         self._share: float = getattr(machine, "max_ejection", 0.0)
         self._bound = bound
-        self._kept: OrderedDict[tuple[str, str], AgentBreaker] = OrderedDict()
+        # of agents that failed on a variant, so that their successes matter: recording looks, without a lock
+        self.kept: OrderedDict[tuple[str, str], AgentBreaker] = OrderedDict()
         self._lock = threading.Lock()  # after a breaker's own
         # set by the manager: how many agents spoke a variant lately, and whom to tell
         self.population: Callable[[str], int] = lambda _: 0
@@ -78,19 +79,15 @@ class AgentBreakers:
     def leave_parent(self) -> None:
         """In a forked child: with locks of its own."""
         self._lock = threading.Lock()
-        for breaker in self._kept.values():
+        for breaker in self.kept.values():
             breaker.leave_parent()
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.kept)
 
     def is_out(self, variant_id: str, agent_id: str) -> bool:
         """Is the variant passed by for this agent?"""
         return agent_id in self.out.get(variant_id, ())
-
-    def watches(self, variant_id: str, agent_id: str) -> bool:
-        """Did the agent fail on the variant, so that its successes matter?"""
-        return bool(self._kept) and (variant_id, agent_id) in self._kept
 
     def claim(self, variant_id: str, agent_id: str) -> Permit | None:
         """A permit of the agent's half-open breaker, or None; takes no lock."""
@@ -102,16 +99,16 @@ class AgentBreakers:
     ) -> None:
         """Calls of an agent ended. One that never failed has no breaker, and costs one look."""
         key = variant_id, agent_id
-        if (key not in self._kept and not failures and not slow) or not self._share:
+        if (key not in self.kept and not failures and not slow) or not self._share:
             return
         with self._lock:
-            breaker = self._kept.get(key)
+            breaker = self.kept.get(key)
             if breaker is None:
-                breaker = self._kept[key] = AgentBreaker(self, variant_id, agent_id)
-                while len(self._kept) > self._bound:
-                    self._readmit(self._kept.popitem(last=False)[1])
+                breaker = self.kept[key] = AgentBreaker(self, variant_id, agent_id)
+                while len(self.kept) > self._bound:
+                    self._readmit(self.kept.popitem(last=False)[1])
             else:
-                self._kept.move_to_end(key)
+                self.kept.move_to_end(key)
         breaker.report(successes, failures, slow)
 
     def eject(self, breaker: AgentBreaker) -> bool:
@@ -119,10 +116,7 @@ class AgentBreakers:
         most = max(1, int(self._share * self.population(breaker.variant_id)))
         with self._lock:
             out = self.out.get(breaker.variant_id, {})
-            if (
-                len(out) >= most
-                or self._kept.get((breaker.variant_id, breaker.name)) is not breaker
-            ):
+            if len(out) >= most or self.kept.get((breaker.variant_id, breaker.name)) is not breaker:
                 return False
             self.out[breaker.variant_id] = {**out, breaker.name: breaker}
         return True
@@ -152,5 +146,5 @@ class AgentBreakers:
         """The variant's own breaker is not closed, or the variant is gone."""
         with self._lock:
             self.out.pop(variant_id, None)
-            for key in [key for key in self._kept if key[0] == variant_id]:
-                del self._kept[key]
+            for key in [key for key in self.kept if key[0] == variant_id]:
+                del self.kept[key]

@@ -39,9 +39,14 @@ class Agents:
                 return
             slot = self.counts[agent] = [0, 0]
         slot[0] += count
-        slot[1] += failures
+        if failures:
+            slot[1] += failures
         if latency is not None:
-            self._bin(agent, latency, 1)
+            bins = self.latencies.get(agent)
+            if bins is None:
+                self._bin(agent, latency, 1)
+            else:  # as ``_bin``, without the call
+                bins[latency] = bins.get(latency, 0) + 1
 
     def _bin(self, agent: str, latency: int, count: int) -> None:
         bins = self.latencies.get(agent)

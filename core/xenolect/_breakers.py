@@ -50,13 +50,14 @@ class Breakers:
         ledger: Ledger,
     ) -> None:
         self.machine = machine
+        self.slow_calls = bool(getattr(machine, "slow_rate", None))  # do latencies matter?
         self.times = times
         self.shut = Shut()
         self.degraded = False  # the index fails: what other processes see is not known here
         self._resolve = resolve
         self._rng = rng
         self._ledger = ledger
-        self._all: dict[str, VariantBreaker] = {}
+        self.made: dict[str, VariantBreaker] = {}  # at their first use
         apart = random.Random()  # its draws leave the manager's own stream as it is
         apart.setstate(rng.getstate())
         self.agents = AgentBreakers(machine, times.clock, apart.random)
@@ -78,7 +79,7 @@ class Breakers:
         self._sharing = threading.RLock()
         self._unshared.clear()
         self.agents.leave_parent()
-        for breaker in list(self._all.values()):
+        for breaker in list(self.made.values()):
             breaker.leave_parent()
             breaker.round_until = None
             if breaker.state.state == B.HALF_OPEN:
@@ -90,14 +91,14 @@ class Breakers:
 
     def of(self, variant_id: str) -> VariantBreaker:
         """The breaker of a variant, made at first use."""
-        breaker = self._all.get(variant_id)
+        breaker = self.made.get(variant_id)
         if breaker is None:
-            breaker = self._all.setdefault(variant_id, VariantBreaker(self, variant_id))
+            breaker = self.made.setdefault(variant_id, VariantBreaker(self, variant_id))
         return breaker
 
     def claim(self, variant_id: str) -> Permit | None:
         """A permit of a half-open breaker, or None; takes no lock."""
-        breaker = self._all.get(variant_id)
+        breaker = self.made.get(variant_id)
         return None if breaker is None else breaker.claim()
 
     def outcome(
@@ -110,7 +111,7 @@ class Breakers:
         agent_id: str | None = None,
     ) -> None:
         """Calls of one agent ended, with the permit they were made on, if any."""
-        breaker = self._all.get(variant_id) or self.of(variant_id)
+        breaker = self.made.get(variant_id) or self.of(variant_id)
         slow = 0
         if breaker.slow_call is not None and latency_ms is not None:
             slow = successes + failures if latency_ms >= breaker.slow_call * 1000.0 else 0
@@ -123,15 +124,6 @@ class Breakers:
             permit is None or permit.circuit is not breaker
         ):  # an agent's probe is the variant's call
             breaker.report(successes, failures, slow)
-
-    def well(self, variant_id: str, count: int, agent_id: str | None) -> bool:
-        """One call went well, without a permit: what nearly all do. False where that needs a closer look."""
-        breaker = self._all.get(variant_id)
-        if breaker is None or count != 1 or breaker.slow_call is not None:
-            return False
-        if agent_id is not None and self.agents.watches(variant_id, agent_id):
-            return False
-        return breaker.went_well()
 
     def is_shut(self, variant_id: str | None) -> bool:
         """Does the breaker refuse ordinary calls?"""
@@ -148,7 +140,7 @@ class Breakers:
         """Let time pass for every breaker that is not simply closed; hear of other processes."""
         self.follow()
         self.agents.tick()
-        for breaker in list(self._all.values()):
+        for breaker in list(self.made.values()):
             state = breaker.state
             if state.state == B.CLOSED and not state.attempts:
                 continue
@@ -160,7 +152,7 @@ class Breakers:
 
     def forget(self, variant_id: str) -> None:
         """The variant was rolled back or archived: its tokens become stale."""
-        breaker = self._all.pop(variant_id, None)
+        breaker = self.made.pop(variant_id, None)
         self.shut.discard(variant_id)
         self.agents.forget(variant_id)
         if breaker is not None and (breaker.state.state != B.CLOSED or breaker.origin):
@@ -168,7 +160,7 @@ class Breakers:
 
     def _drop(self, variant_id: str) -> None:
         with self._sharing:
-            if variant_id not in self._all:
+            if variant_id not in self.made:
                 self._try(lambda: self._ledger.drop(variant_id))
 
     # -- sharing --------------------------------------------------------------------------------------
@@ -183,7 +175,7 @@ class Breakers:
     def share(self, variant_id: str) -> None:
         """Write this process's news for the others; on conflict the graver state stands."""
         with self._sharing:
-            breaker = self._all.get(variant_id)
+            breaker = self.made.get(variant_id)
             if breaker is None or variant_id not in self._unshared:
                 self._unshared.discard(variant_id)
                 return
@@ -269,7 +261,7 @@ class Breakers:
             if fact is not None and fact.get("kind") not in (None, B.CLOSED):
                 continue  # its fact still says so
             gone = self._known.pop(name).id
-            breaker = self._all.get(name)
+            breaker = self.made.get(name)
             if breaker is not None and breaker.origin == gone and breaker.state.state != B.CLOSED:
                 self.forget(name)
 
@@ -344,7 +336,7 @@ class Breakers:
         with self._sharing:
             for name in sorted(self._unshared):
                 self.share(name)
-            for breaker in list(self._all.values()):
+            for breaker in list(self.made.values()):
                 if breaker.round_until is not None:
                     breaker.round_until = None
                     self._try(lambda name=breaker.name: self._ledger.end_round(name))  # type: ignore[misc]

@@ -208,26 +208,18 @@ class Circuit:
         else:
             self.step(sg.Outcome(successes, failures, slow))
 
-    def went_well(self) -> bool:
-        """``report`` one success without a lock; False where that can not be."""
-        live = self._live
-        if live is None:
-            return False
-        times = live[0]
-        times.append(self.clock() if self.timed else 0.0)
-        if self._live is not live or len(times) >= FOLD:
-            self.settle(live)
-        return True
-
-    def went_well_often(self, count: int) -> None:
+    def went_well(self, count: int = 1) -> None:
         """``report`` that many successes of this moment, without a lock where that can be."""
         live = self._live
         if live is None:
             for _ in range(count):
                 self.report(1, 0)
             return
-        times = live[0]
-        times += [self.clock() if self.timed else 0.0] * count
+        times, now = live[0], self.clock() if self.timed else 0.0
+        if count == 1:
+            times.append(now)
+        else:
+            times += [now] * count
         if self._live is not live or len(times) >= FOLD:
             self.settle(live)
 

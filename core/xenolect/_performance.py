@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -20,14 +20,15 @@ from xenolect._buckets import RESOLUTIONS, begin, end
 from xenolect._codec import moment
 from xenolect._once import Once, is_once
 from xenolect._stored import Stored
-from xenolect._tracks import Cell, Feed, Track, merged
+from xenolect._tracks import LEAST_LOG, Cell, Feed, Track, merged, whole
 from xenolect._tracks import add_sum as _sum
 from xenolect.config import MetricsConfig
 from xenolect.errors import InvalidError, LimitError
 from xenolect.facts import Observation, Window
 from xenolect.interfaces import Index
 from xenolect.model import PerformanceHistory, PerformanceMetrics, Stability
-from xenolect.sketch import RATIO
+from xenolect.sketch import LEAST as NOTHING
+from xenolect.sketch import SCALE, ZERO
 
 __all__ = ["Performance"]
 
@@ -35,7 +36,6 @@ LEAST = 200  # fewer latencies of its own, and an agent is compared with the poo
 HOUR = 3600.0
 CLASSES = 64  # classes of agents counted apart; the rest is pooled
 PAGE = 1000  # windows of others taken in at a time
-_SCALE = 1.0 / math.log(RATIO)  # as in xenolect.sketch
 _log, _ceil = math.log, math.ceil
 
 
@@ -152,12 +152,11 @@ class Performance:
         index: int | None = None
         logarithm = 0.0
         if latency is not None:
-            if latency > 1e-6:
+            if latency > NOTHING:
                 logarithm = _log(latency)
-                index = _ceil(logarithm * _SCALE)
+                index = _ceil(logarithm * SCALE)
             else:
-                logarithm = -13.815510557964274
-                index = -1_000_000
+                logarithm, index = LEAST_LOG, ZERO
             tally.latencies += 1.0
             tally.latency_logs += logarithm
             cell.latency_logs += logarithm
@@ -175,7 +174,8 @@ class Performance:
             if own is None:
                 own = cell.classes[group] = [0.0, 0.0, 0.0, 0.0]
             own[0] += count
-            own[1] += failures
+            if failures:
+                own[1] += failures
             if index is not None:
                 own[2] += 1.0
                 own[3] += logarithm
@@ -189,6 +189,17 @@ class Performance:
         log.append(track)
         if len(log) >= 4096:
             feed.restart()
+
+    def add_calls(self, variant_id: str, latencies: Sequence[float | None], now: float) -> None:
+        """``add`` single operations that went well and are of no agent: a latency or None for each."""
+        track = self.track(variant_id)
+        cell = track.cell
+        if cell is None or not cell.start <= now < cell.until:
+            cell = self._new_cell(track, now)
+        track.add_calls(cell, latencies)
+        track.until = now
+        self.pending += len(latencies)
+        track.moved()
 
     def _new_cell(self, track: Track, now: float) -> Cell:
         span = self._config.interval
@@ -443,8 +454,3 @@ class Performance:
             total.add(stored, 1.0)
             first = stored.start if first is None else min(first, stored.start)
         return total, first
-
-
-def whole(history: PerformanceHistory) -> PerformanceHistory:
-    """Counts that have no weight of age are whole."""
-    return attrs.evolve(history, count=int(history.count), failures=int(history.failures))

@@ -117,8 +117,12 @@ class Selector:
         runtime = self._runtime
         if runtime.asleep:
             runtime.wake()
-        known = runtime.agent_profiles.get(agent) if type(agent) is str else None
-        agent_id, profile = self.profile(agent) if known is None else (agent, known)
+        agent_id: str
+        profile: Profile | None = None
+        if type(agent) is str:
+            agent_id, profile = agent, runtime.agent_profiles.get(agent)
+        if profile is None:
+            agent_id, profile = self.profile(agent)
         structure = runtime.structures.get(protocol)
         if structure is None:
             raise NoCompatibleVariantError(

@@ -15,13 +15,15 @@ from xenolect._agents_lately import Agents
 from xenolect._codec import moment
 from xenolect.facts import Window
 from xenolect.model import PerformanceHistory
-from xenolect.sketch import Sketch
+from xenolect.sketch import LEAST, SCALE, ZERO, Sketch
 from xenolect.tallies import Tally
 
-__all__ = ["CLASS", "LATENCY", "Cell", "Feed", "Track", "add_sum", "merged"]
+__all__ = ["CLASS", "LATENCY", "LEAST_LOG", "Cell", "Feed", "Track", "add_sum", "merged", "whole"]
 
 CLASS = "_class."  # in a window's sums: what one class of agents saw, [failures, operations]
 LATENCY = "_latency"  # and [sum of logarithms, observations], of all or of a class
+_log, _ceil = math.log, math.ceil
+LEAST_LOG = _log(LEAST)  # stands for a latency of nothing
 _LONG = 4_096  # entries after which a feed starts over, and readers compare versions instead
 
 
@@ -150,6 +152,27 @@ class Track:
                 slot[1] += mass * weight
         self.until = max(self.until or 0.0, window.start + window.span)
 
+    def add_calls(self, cell: Cell, latencies: Sequence[float | None]) -> None:
+        """Fold single operations that went well, here and into the cell being filled."""
+        tally, bins = self.tally, cell.bins
+        seen, total = 0, 0.0
+        for latency in latencies:
+            if latency is None:
+                continue
+            if latency > LEAST:
+                logarithm = _log(latency)
+                index = _ceil(logarithm * SCALE)
+            else:
+                logarithm, index = LEAST_LOG, ZERO
+            bins[index] = bins.get(index, 0) + 1
+            total += logarithm
+            seen += 1
+        tally.count += len(latencies)
+        cell.count += len(latencies)
+        tally.latencies += seen
+        tally.latency_logs += total
+        cell.latency_logs += total
+
     def _bins(self, bins: Sequence[Sequence[int]], weight: float) -> None:
         sketch = self.sketch
         into = sketch.bins
@@ -251,3 +274,8 @@ def merged(windows: Sequence[Window]) -> list[Window]:
             sums=sums,
         )
     return list(found.values())
+
+
+def whole(history: PerformanceHistory) -> PerformanceHistory:
+    """Counts that have no weight of age are whole."""
+    return attrs.evolve(history, count=int(history.count), failures=int(history.failures))

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Mapping
 __all__ = ["RATIO", "Sketch"]
 
 RATIO = 1.04
-_SCALE = 1.0 / math.log(RATIO)
+SCALE = 1.0 / math.log(RATIO)
 _MIDDLE = 2.0 / (1.0 + 1.0 / RATIO)  # a bin (RATIO**(i-1), RATIO**i] is represented by its middle
-_LEAST = 1e-6  # below a nanosecond (in milliseconds) everything is zero
-_ZERO = -(10**6)  # the bin of values under _LEAST
+LEAST = 1e-6  # below a nanosecond (in milliseconds) everything is zero
+ZERO = -(10**6)  # the bin of values under LEAST
 
 
 class Sketch:
@@ -32,16 +32,16 @@ class Sketch:
     @staticmethod
     def bin_of(value: float) -> int:
         """The bin of one value (any unit; here milliseconds)."""
-        return math.ceil(math.log(value) * _SCALE) if value > _LEAST else _ZERO
+        return math.ceil(math.log(value) * SCALE) if value > LEAST else ZERO
 
     @staticmethod
     def value_of(index: int) -> float:
         """The value that stands for a bin, within 2 % of each value in it."""
-        return RATIO ** (index - 1) * _MIDDLE if index != _ZERO else 0.0
+        return RATIO ** (index - 1) * _MIDDLE if index != ZERO else 0.0
 
     def add(self, value: float, count: float = 1) -> None:
         """Add ``count`` observations of ``value``."""
-        index = math.ceil(math.log(value) * _SCALE) if value > _LEAST else _ZERO
+        index = math.ceil(math.log(value) * SCALE) if value > LEAST else ZERO
         bins = self.bins
         bins[index] = bins.get(index, 0) + count
         self.count += count
