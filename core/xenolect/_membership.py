@@ -31,16 +31,28 @@ class Membership:
         self._rollouts = rollouts
         self._breakers = breakers
         self._selector = selector
+        self._changes = 0
+        self._orders: dict[str, tuple[int, int, Sequence[Rollout]]] = {}
 
-    def of(self, protocol: str) -> list[Rollout]:
+    def changed(self) -> None:
+        """A rollout came or went."""
+        self._changes += 1
+
+    def of(self, protocol: str) -> Sequence[Rollout]:
         """The running rollouts of a protocol, in order of their start."""
-        variants = self._runtime.variants
+        variants, changes = self._runtime.variants, self._changes
+        kept = self._orders.get(protocol)
+        if kept is not None and kept[0] == changes and kept[1] == len(variants):
+            return kept[2]
+        known = len(variants)  # before looking: what changes meanwhile is looked at again
         found = [
             r
             for r in list(self._rollouts.values())
             if r.variant_id in variants and variants[r.variant_id].protocol == protocol
         ]
-        return sorted(found, key=lambda r: (r.document["started_at"], r.id))
+        order = sorted(found, key=lambda r: (r.document["started_at"], r.id))
+        self._orders[protocol] = changes, known, order
+        return order
 
     def routes(self, protocol: str) -> Sequence[Route]:
         """What selection routes by: the shares of the protocol's canaries."""
@@ -68,7 +80,7 @@ class Membership:
             return not canary.requirements and not canary.conflicts
         structure = self._runtime.structures.get(canary.protocol)
         mask = None if structure is None else structure.masks.get(profile)
-        if mask is not None and any(v.id == canary.id for v in structure.variants):  # type: ignore[union-attr]
+        if structure is not None and mask is not None and canary.id in structure.index:
             return canary.id not in mask.refused
         return self._runtime.refuses(canary, profile.context) is None
 

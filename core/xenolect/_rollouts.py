@@ -52,6 +52,7 @@ __all__ = ["Canaries"]
 
 log = logging.getLogger("xenolect.safeguards")
 S = VariantStatus
+ROLLBACK = Verdict.ROLLBACK  # Python 3.11 takes 0.1 us to look a member of an enumeration up
 
 
 class Canaries:
@@ -83,7 +84,6 @@ class Canaries:
             runtime, self._rollouts, breakers, self._membership, self._harm, self._steering
         )
         self.join = self.leader.join
-        self._of, self._eligible = self._membership.of, self._membership.eligible
         runtime.appliers["rollout"] = self._apply
         runtime.routes = self._membership.routes
         runtime.on_flushed = self.leader.fold
@@ -227,6 +227,7 @@ class Canaries:
             current = self._rollouts.get(key)
             if value is None:
                 self._rollouts.pop(key, None)
+                self._membership.changed()
                 return
             if current is not None and current.id == value["rollout"]:
                 current.take(value, version)
@@ -244,6 +245,7 @@ class Canaries:
             if current.ended:
                 self._rollouts.pop(key, None)
                 self._selector.forget(key)
+            self._membership.changed()
 
     def _running(self, variant: Any) -> Rollout:
         variant_id = self._runtime.variant(variant).id
@@ -270,24 +272,25 @@ class Canaries:
         """Weigh one measurement in every rollout it belongs to; the caller holds ``fold``."""
         if not self._rollouts:
             return
-        if agent_id is not None and self._breakers.agents.is_out(variant.id, agent_id):
+        variant_id, agents = variant.id, self._breakers.agents
+        if agent_id is not None and agents.out and agents.is_out(variant_id, agent_id):
             return  # an agent that was taken out is evidence in neither arm
         earlier: list[tuple[Rollout, str]] = []
-        for rollout in self._of(variant.protocol):
-            if variant.id not in (rollout.variant_id, rollout.control_id):
+        for rollout in self._membership.of(variant.protocol):
+            if variant_id != rollout.variant_id and variant_id != rollout.control_id:
                 continue
-            unit = rollout.unit(agent_id, session)
+            unit = session if rollout.by_session else agent_id
             if unit is None:
                 rollout.unattributed += operations
                 continue
-            if not self._eligible(rollout, agent_id):
+            if not self._membership.eligible(rollout, agent_id):
                 continue
             if rollout.by_session and self._selector.pinned_before(
                 variant.protocol, unit, rollout.document["started_at"]
             ):
                 continue  # chosen before there was a rollout: in neither arm
-            arm = rollout.arm(variant.id, unit)
-            if any(other.inside(u) for other, u in earlier):
+            arm = rollout.arm(variant_id, unit)
+            if earlier and any(other.inside(u) for other, u in earlier):
                 arm = None  # treated by an earlier rollout: in neither arm of this one
             earlier.append((rollout, unit))
             if arm is None:
@@ -305,7 +308,7 @@ class Canaries:
             )
             self._runtime.performance.observe(observation)
             answer = rollout.saw(observation)
-            if answer is not None and answer[0] == Verdict.ROLLBACK:
+            if answer is not None and answer[0] is ROLLBACK:
                 self._harm.prove(rollout, answer[1], local=True)
 
     # -- the leader -------------------------------------------------------------------------------

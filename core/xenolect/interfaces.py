@@ -374,6 +374,10 @@ class Judge(Protocol[S]):
 
     A judge that weighs the same records otherwise than an earlier release of it has an attribute
     ``version`` (int, 1 without one) that is raised then: replay compares like with like.
+
+    One may have a method ``proves(state, records) -> bool`` besides: it folds as ``update`` does and says
+    whether the verdict is a rollback. It is asked within each ``record``, where the rest of the evidence
+    would be computed for nothing.
     """
 
     def start(self, baseline: Baseline, config: JudgeConfig) -> S:

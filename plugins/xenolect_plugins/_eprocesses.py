@@ -167,15 +167,16 @@ class NonInferiority:
         if not self.capitals:
             self.capitals = [1.0] * len(self.lambdas)
 
-    def add(self, canary: bool, operations: int, total: float) -> None:
-        """Add operations of one arm with the sum of their values; close the block if it can be."""
-        arm = 0 if canary else 1
-        self.operations[arm] += operations
-        self.sums[arm] += total
-        n_c, n_b = self.operations
+    def add(self, arm: int, operations: int, total: float) -> None:
+        """Add operations of the canary (0) or control (1) with the sum of their values; close the block
+        if it can be."""
+        seen, sums = self.operations, self.sums
+        seen[arm] += operations
+        sums[arm] += total
+        n_c, n_b = seen
         if not n_c or not n_b:
             return
-        gain = (self.margin - (self.sums[0] / n_c - self.sums[1] / n_b)) / self.reach
+        gain = (self.margin - (sums[0] / n_c - sums[1] / n_b)) / self.reach
         self.operations = [0, 0]
         self.sums = [0.0, 0.0]
         self.capitals = bounded(

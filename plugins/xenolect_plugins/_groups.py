@@ -8,6 +8,7 @@ mean's error by their number (at a share of 95 % it rolled 47 % of harmless vari
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,16 +32,18 @@ class Tally:
     width: int
     limit: int
     start: float | None = None
+    until: float = attrs.field(default=math.inf, init=False)  # infinite while none is open
     units: tuple[dict[str, Sums], dict[str, Sums]] = attrs.field(factory=lambda: ({}, {}))
 
     def due(self, now: float) -> bool:
         """Whether the window is over at ``now``."""
-        return self.start is not None and now >= self.start + self.span
+        return now >= self.until
 
     def of(self, arm: int, unit: str, now: float) -> Sums | None:
         """The sums of a unit, new ones if it has none yet; None beyond the limit."""
         if self.start is None:
             self.start = now - now % self.span
+            self.until = self.start + self.span
         units = self.units[arm]
         sums = units.get(unit)
         if sums is None and len(units) < self.limit:
@@ -52,6 +55,7 @@ class Tally:
         seen = self.units
         self.units = ({}, {})
         self.start = None
+        self.until = math.inf
         return seen
 
     def dump(self) -> list[Any]:
@@ -61,6 +65,7 @@ class Tally:
     def load(self, data: Sequence[Any]) -> None:
         """Take over what ``dump`` gave."""
         self.start, canary, control = data
+        self.until = math.inf if self.start is None else self.start + self.span
         self.units = (dict(canary), dict(control))
 
 

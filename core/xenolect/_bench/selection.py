@@ -137,10 +137,11 @@ def _agents() -> Iterator[Row]:
 
 
 def _bucket() -> Callable[[], object]:
-    from xenolect._routing import routed, unit_hash
+    from xenolect._routing import place, routed, unit_hash
 
     def bucket() -> bool:
         unit_hash.cache_clear()
+        place.cache_clear()
         return routed("agent-7", 2**100 + 7, 100_000)
 
     return bucket
