@@ -77,6 +77,15 @@ class Broken:
             return self.garbage
         return self.inner.update(state, records)
 
+    def proves(self, state: Any, records: Sequence[Observation]) -> Answer:
+        """The same within each record."""
+        self.judged += 1
+        if self.fault == "update" or (self.fault == "sometimes" and self.draw.random() < 0.1):
+            raise ZeroDivisionError("by nothing\nat all")
+        if self.fault == "garbage":
+            return self.garbage
+        return self.inner.proves(state, records)
+
     def dump(self, state: Any) -> bytes:
         """The state, or raise."""
         if self.fault == "dump":

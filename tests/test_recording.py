@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from xenolect import (
     Agent,
@@ -26,6 +28,7 @@ from xenolect import (
     PerformanceMetrics,
     StorageError,
 )
+from xenolect.safeguards import Tick
 from xenolect.sketch import RATIO
 from xenolect.testing import Clock
 
@@ -133,6 +136,60 @@ def test_a_batch_with_one_bad_record_records_nothing(manager: EmergenceManager) 
         manager.record_many([("a", good), ("b", bad)])
     assert manager.performance.history("a").count == 0
     assert manager.status()["measurements"]["rejected"] == 1
+
+
+def told(manager: EmergenceManager) -> list[Any]:
+    """What is known of a and b: counters, the windows to be stored, breakers, agents that are out."""
+    known: list[Any] = []
+    for name in "ab":
+        tally = manager.performance.tracks[name].tally
+        breaker = manager.breakers.of(name)
+        breaker.step(Tick())
+        known += [
+            (tally.count, tally.failures, tally.latencies, round(tally.latency_logs, 9)),
+            (breaker.state, name in manager.breakers.shut),
+            sorted(manager.breakers.agents.out.get(name, ())),
+        ]
+    windows, _ = manager.performance.take()
+    return [
+        *known,
+        sorted(
+            (w.variant_id, w.start, w.count, w.failures, str(w.bins), sorted(w.sums))
+            for w in windows
+        ),
+    ]
+
+
+MEASUREMENTS = st.tuples(
+    st.sampled_from("ab"),
+    st.builds(
+        PerformanceMetrics,
+        st.sampled_from([1.0, 1.0, 0.0]),
+        latency_ms=st.sampled_from([None, 0.0, 1e-9, 3.0, 12.5, 1e4]),
+        count=st.sampled_from([1, 1, 1, 7]),
+        resource_usage=st.sampled_from([None, None, 0.5]),
+    ),
+    st.sampled_from([None, None, None, "a1", "a2"]),
+)
+
+
+@settings(max_examples=10, deadline=None)
+@given(st.lists(MEASUREMENTS, max_size=60))
+def test_a_batch_says_what_its_measurements_say_one_by_one(records: list[Any]) -> None:
+    """Counters, windows and breakers are the same, whatever is mixed and in whatever order."""
+    found = []
+    for at_once in (True, False):
+        with EmergenceManager.open("memory://", background=False, clock=Clock(), seed=1) as manager:
+            two(manager)
+            if at_once:
+                short = [each[:2] if each[2] is None else each for each in records]
+                manager.record_many(short)
+            for name, metrics, agent in () if at_once else records:
+                manager.record(name, metrics, agent)
+            for name in "ab":
+                manager.performance.track(name)
+            found.append(told(manager))
+    assert found[0] == found[1]
 
 
 def test_a_key_counts_once(tmp_path: Path, clock: Clock) -> None:

@@ -159,7 +159,7 @@ class Agents:
         for other in self.world.processes:
             if other is process or other.manager is None:
                 continue
-            breaker = other.manager._breakers._all.get(variant_id)
+            breaker = other.manager._breakers.made.get(variant_id)
             if (
                 breaker is not None
                 and breaker.state.state == BreakerState.HALF_OPEN

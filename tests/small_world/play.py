@@ -290,7 +290,7 @@ class SmallWorld:
                     raise self.wrong(f"the breaker of {key} was {value['kind']}, and is not shut")
             elif kind == "rollout" and value is not None:
                 self._count(f"woken {value['state']['state']}")
-        for name, breaker in manager._breakers._all.items():
+        for name, breaker in manager._breakers.made.items():
             self._count(f"woken breaker {breaker.state.state}")
             admits = breaker.state.state in ("closed", "disabled")
             if admits == (name in manager._breakers.shut):

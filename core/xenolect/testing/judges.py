@@ -98,6 +98,22 @@ class JudgeTests:
         assert judge.update(state, records) == (verdict, evidence)
         assert judge.dump(state) == judge.dump(singly)
 
+    @given(_steps)
+    @_thorough
+    def test_harm_alone_is_the_same_harm(self, steps: Any) -> None:
+        """``proves``, where a judge has it, folds as ``update`` does, and says whether that rolls back."""
+        judge, records = self.make(), _observations(steps)
+        proves = getattr(judge, "proves", None)
+        if proves is None:
+            return
+        singly, verdict, evidence = self.judged(judge, records)
+        state = judge.start(_baseline(), JudgeConfig(share=0.25))
+        said = [proves(state, [record]) for record in records]
+        assert said == sorted(said), "harm that was proved stays proved"
+        assert any(said) == (verdict is Verdict.ROLLBACK)
+        assert judge.update(state, []) == (verdict, evidence)
+        assert judge.dump(state) == judge.dump(singly)
+
     @given(_steps, st.data())
     @_thorough
     def test_dump_and_load_at_any_point(self, steps: Any, data: Any) -> None:
