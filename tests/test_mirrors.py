@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import threading
 import time
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from xenolect import (
     CorruptError,
     NotFoundError,
     VariantStatus,
+    _mirroring,
 )
 from xenolect import open as open_manager
 from xenolect._journal_objects import JournalObjects, Segment
@@ -475,3 +477,24 @@ def test_the_command(store):
     gone = run()
     assert gone.exit_code == 3
     assert "nothing to rebuild from" in gone.stderr
+
+
+def test_closing_ends_the_thread_that_waits_for_a_batch(tmp_path, monkeypatch):
+    """Closed right after a commit, while the thread gathers what else comes: it ends, nothing is left to
+    wait for, and what was committed is mirrored."""
+    monkeypatch.setattr(_mirroring, "EVERY", 60.0)
+    gathering = threading.Event()
+    manager = open_manager(tmp_path / "store")
+    manager.variants.activate(manager.variants.propose("base", {"n": 0}, id="base"))
+    mirroring = manager._mirroring
+    wait = mirroring._hurry.wait
+    mirroring._hurry.wait = lambda timeout: (gathering.set(), wait(timeout))[1]
+    mirroring._hurry.set()  # the batch that is gathered ends; the next one is seen
+    manager.variants.propose("more", {"n": 1}, id="more")
+    assert gathering.wait(30)
+
+    thread = mirroring._thread
+    manager.close()
+
+    assert not thread.is_alive()
+    assert len(list((tmp_path / "store" / "journal").iterdir())) > 0

@@ -138,7 +138,7 @@ class Mirroring:
             self._thread.start()
 
     def _run(self) -> None:
-        while True:
+        while not self._closed:  # it may be set while what wakes is cleared below
             self._wake.wait()
             if self._closed:
                 return
