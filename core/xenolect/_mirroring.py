@@ -138,8 +138,9 @@ class Mirroring:
             self._thread.start()
 
     def _run(self) -> None:
-        while not self._closed:  # it may be set while what wakes is cleared below
-            self._wake.wait()
+        while True:
+            if not self._closed:  # it may be set while what wakes is cleared below
+                self._wake.wait()
             if self._closed:
                 return
             self._hurry.wait(EVERY)

@@ -177,6 +177,24 @@ async def test_a_broken_output_schema_is_critical(
     ]
 
 
+PARTS = [({"additionalProperties": False}, 0), ({"properties": {"result": {"maxLength": 3}}}, 1)]
+
+
+@pytest.mark.parametrize(("part", "failures"), PARTS)
+async def test_a_patched_schema_is_checked_whole_before_any_list(
+    manager: EmergenceManager, part: Any, failures: int
+) -> None:
+    """A patch of a part says nothing alone: the tool's own schema is asked of the server."""
+    manager.variants.activate(manager.variants.propose("as it is", {}, id="plain"))
+    changes = {"tools": {"sunset": {"outputSchema": part}}}
+    manager.variants.activate(manager.variants.propose("x", changes, id="strict"), force=True)
+    prefer(manager, "strict")
+    async with Client(weather(emergent(manager)), mode=MODERN, cache=None) as client:
+        await client.call_tool("sunset", {"city": "Oslo"}, meta=user("ann"))
+    history = manager.performance.history("strict")
+    assert (history.count, history.failures) == (51, failures)
+
+
 # -- contracts with a mistake in them --------------------------------------------------------------
 
 MISTAKES = {
@@ -208,21 +226,43 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_said_in_words(manager: EmergenceManager, name: str) -> None:
+    """Which variant, where in it, what is wrong, and mostly what to do."""
+    tools, words = MISTAKES[name]
+    variant = manager.variants.propose("x", {"tools": tools}, id="celsius")
+    listed = {
+        "tools": [{"name": n, "inputSchema": {"type": "object"}} for n in PLAIN],
+        "resultType": "complete",
+        "ttlMs": 0,
+        "cacheScope": "private",
+    }
+
+    def apply() -> None:
+        contract = Contract.of(variant)
+        assert contract is not None
+        contract.applied(listed, MODERN)
+
+    with pytest.raises(ContractError) as raised:
+        apply()
+    assert str(raised.value).startswith(words)
+
+
 async def test_a_contract_with_a_mistake_fails_the_variant_and_not_the_call(
-    manager: EmergenceManager, name: str, caplog: pytest.LogCaptureFixture
+    manager: EmergenceManager, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The server's own tools are served, the log says what is wrong, and the variant has failed."""
-    tools, words = MISTAKES[name]
+    tools, words = MISTAKES["another's name"]
     variants(manager)
     manager.variants.update("celsius", changes={"tools": tools}, expected_version=1)
     manager.variants.activate("celsius", force=True)
     prefer(manager, "celsius")
     async with Client(weather(emergent(manager)), mode=MODERN, cache=None) as client:
-        assert await names(client, meta=user("ann")) == PLAIN
-        said = await client.call_tool("sunset", {"city": "Oslo"}, meta=user("ann"))
-        assert said.content[0].text == "21:40"  # type: ignore[union-attr]
+        for _ in range(2):
+            said = await client.call_tool("radar", {"city": "Oslo"}, meta=user("ann"))
+            assert said.content[0].text == "celsius"  # type: ignore[union-attr]
+            assert await names(client, meta=user("ann")) == PLAIN
     history = manager.performance.history("celsius")
-    assert history.failures >= 1
+    assert (history.count, history.failures) == (54, 4)
     (message,) = {r.getMessage() for r in caplog.records if r.name == "xenolect.mcp"}
     assert message.startswith(words)
     assert "CONTRACT_SCHEMA" in message

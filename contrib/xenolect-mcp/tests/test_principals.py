@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import mcp_types as types
 import pytest
 from mcp import MCPError
 from mcp.server.auth.provider import AccessToken
@@ -69,7 +70,7 @@ def test_two_principals_see_two_contracts(manager: EmergenceManager, mode: str) 
     assert manager.performance.history("celsius").count == 52
 
 
-@pytest.mark.parametrize("mode", [LEGACY, MODERN])
+@pytest.mark.parametrize("mode", [MODERN])
 def test_who_proves_nothing_gets_the_baseline(
     manager: EmergenceManager, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -91,6 +92,28 @@ def test_who_proves_nothing_gets_the_baseline(
     said = [r.getMessage() for r in caplog.records if "has not proved who it is" in r.getMessage()]
     assert len(said) == 1
     assert "requirements={'mcp.principal': True}" in said[0]
+
+
+def test_a_changed_list_is_told_over_http(manager: EmergenceManager) -> None:
+    """To the one session whose contract was taken back, on the stream that it keeps open."""
+    gold_for_alice(manager)
+
+    async def play(url: str) -> None:
+        told = asyncio.Event()
+
+        async def hear(message: Any) -> None:
+            if isinstance(message, types.ToolListChangedNotification):
+                told.set()
+
+        async with client_of(url, "a", mode=LEGACY, message_handler=hear) as alice:
+            assert await names(alice) == CONTRACT
+            manager.rollback("celsius", reason="it was no good")
+            await asyncio.wait_for(told.wait(), 30)
+            assert await names(alice) == PLAIN
+
+    middleware = EmergenceMiddleware(manager, notify_every=0.02)
+    with behind_http(weather(middleware, **authenticated(a=ALICE))) as url:
+        asyncio.run(play(url))
 
 
 def test_principals_have_ids_of_their_own() -> None:

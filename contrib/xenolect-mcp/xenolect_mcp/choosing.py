@@ -230,6 +230,10 @@ class Chooser:
             raise found
         return found
 
+    def unusable(self, variant: ProtocolVariant, error: ContractError) -> None:
+        """The server's tools do not go with the variant's contract: from now on it has none."""
+        self._contracts[(variant.id, variant.version)] = error
+
 
 class Connections:
     """Names for the connections of the handshake eras: where no header names the session, they are it.

@@ -93,6 +93,7 @@ class EmergenceMiddleware:
         self._ttl_ms = ttl_ms
         self._warn = self.chooser.warn
         self._outputs = Outputs()
+        self._tried: set[tuple[str, int]] = set()  # variants whose contract a list was made with
         self._notices = Notices(self._shown, bus, notify_every, self._warn)
 
     @property
@@ -172,7 +173,7 @@ class EmergenceMiddleware:
                 contract = self._contract(selection)
                 if contract is not None:
                     self._look_for_strangers(contract, ctx, result)
-                    result = contract.applied(result, ctx.protocol_version)
+                    result = self._applied(contract, selection, ctx, result)
             except ContractError as error:
                 broken = True
                 self._unusable(selection, error)
@@ -191,6 +192,24 @@ class EmergenceMiddleware:
         if selection is None or not self._methods.issuperset(("tools/list", "tools/call")):
             return None
         return self.chooser.contract(selection.variant)
+
+    def _applied(
+        self,
+        contract: Contract,
+        selection: Selection,
+        ctx: ServerRequestContext[Any, Any],
+        result: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The list under a contract. ContractError; then the variant has no contract for calls either."""
+        variant = selection.variant
+        if len(self._tried) >= 1000:
+            self._tried.clear()
+        self._tried.add((variant.id, variant.version))
+        try:
+            return contract.applied(result, ctx.protocol_version)
+        except ContractError as error:
+            self.chooser.unusable(variant, error)
+            raise
 
     def _look_for_strangers(
         self, contract: Contract, ctx: ServerRequestContext[Any, Any], result: dict[str, Any]
@@ -232,13 +251,13 @@ class EmergenceMiddleware:
             if selection is not None and ctx.method == "tools/call":
                 try:
                     contract = self._contract(selection)
+                    if contract is not None:
+                        await self._try(ctx, call_next, selection, contract)
                 except ContractError as error:
-                    critical = "crash_on_load"
+                    critical, contract = "crash_on_load", None
                     self._unusable(selection, error)
             if contract is not None:
                 name, ctx = _own_name(ctx, contract)
-                if name is not None and not self._outputs.knows(name):
-                    await self._learn(ctx, call_next)
             result = await call_next(ctx)
         except Exception:
             self._report(ctx, selection, False, started, {})
@@ -268,18 +287,32 @@ class EmergenceMiddleware:
         self._report(ctx, selection, critical is None, started, custom, critical)
         return result
 
-    async def _learn(self, ctx: ServerRequestContext[Any, Any], call_next: CallNext) -> None:
-        """What the server declares, where nobody has asked it for a list yet."""
+    async def _try(
+        self,
+        ctx: ServerRequestContext[Any, Any],
+        call_next: CallNext,
+        selection: Selection,
+        contract: Contract,
+    ) -> None:
+        """Before the first call under a contract: does it go with what this server lists? ContractError."""
+        variant = selection.variant
+        if (variant.id, variant.version) in self._tried:
+            return
+        said = {k: v for k, v in (ctx.params or {}).items() if k == "_meta"}  # who asks, and how
         try:
-            result = await call_next(replace(ctx, method="tools/list", params=None))
-            self._outputs.listed(result.get("tools", []) if isinstance(result, dict) else [])
+            result = await call_next(replace(ctx, method="tools/list", params=said))
         except Exception as error:
+            self._tried.add((variant.id, variant.version))
             self._warn(
-                "what this server lists could not be read, so a declared outputSchema is checked by itself: "
-                "%s: %s",
+                "what this server lists could not be read, so the contract of %s is used as it is: %s: %s",
+                variant.id,
                 type(error).__name__,
                 error,
             )
+            return
+        if isinstance(result, dict):
+            self._outputs.listed(result.get("tools", []))
+            self._applied(contract, selection, ctx, result)
 
     def _report(
         self,

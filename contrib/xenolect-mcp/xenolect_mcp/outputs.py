@@ -29,10 +29,6 @@ class Outputs:
         for tool in tools:
             self._own[tool["name"]] = copy.deepcopy(tool.get("outputSchema"))
 
-    def knows(self, tool: str) -> bool:
-        """Was the tool ever listed here?"""
-        return tool in self._own
-
     def broken(self, contract: Contract, tool: str, result: Mapping[str, Any]) -> str:
         """What a result breaks, with its path; "" if nothing, or if the variant declares nothing of it.
 

@@ -123,11 +123,12 @@ class Shelf:
 
 def build(manager: EmergenceManager, execute: bool = False) -> Any:
     """The ASGI app; ``execute`` runs the tool suites instead of answering from the recording."""
-    calls: Recorded | Executed = Recorded()
+    recorded = Recorded()
+    calls: Recorded | Executed = recorded
     if execute:
         from xenolect_mcp.demo import suites
 
-        calls = suites.Executed(calls)
+        calls = suites.Executed(recorded)
     listings = {contract: listing(contract) for contract in (STRICT, LENIENT)}
     shelf = Shelf(manager)
     middleware = EmergenceMiddleware(manager, record=False, follow=True)

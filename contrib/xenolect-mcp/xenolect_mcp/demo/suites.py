@@ -105,7 +105,7 @@ def perform(instance: Any, tool: str, arguments: Mapping[str, Any]) -> Any:
     number depend on the precision an earlier call has set. The arguments are not copied. What had no name in
     the recording is called ``arg0``, ``arg1``...
     """
-    positional = []
+    positional: list[Any] = []
     while f"arg{len(positional)}" in arguments:
         positional.append(arguments[f"arg{len(positional)}"])
     named = {k: v for k, v in arguments.items() if not (k[:3] == "arg" and k[3:].isdigit())}
