@@ -164,6 +164,18 @@ def test_the_extension_wants_the_middleware(manager: EmergenceManager) -> None:
         EmergenceExtension(manager)  # type: ignore[arg-type]
 
 
+async def test_the_middleware_is_missed(
+    manager: EmergenceManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The extension alone does nothing, and says so."""
+    variants(manager)
+    server = weather(extensions=[EmergenceExtension(EmergenceMiddleware(manager))])
+    async with Client(server, mode=MODERN, cache=None) as client:
+        await client.call_tool("radar", {"city": "Oslo"})
+    (record,) = [r for r in caplog.records if r.name == "xenolect.mcp"]
+    assert "add middleware=[emergence]" in record.getMessage()
+
+
 @pytest.mark.parametrize("anyio_backend", ["trio"])
 async def test_notices_come_under_trio_too(
     manager: EmergenceManager, clock: Clock, anyio_backend: str

@@ -11,7 +11,7 @@ from mcp.server.lowlevel import Server
 from servers import MODERN, in_meta, names, prefer, user, variants, weather
 from xenolect_mcp import EXT, PRINCIPAL, EmergenceMiddleware, conversation
 
-from xenolect import AgentContext, EmergenceManager
+from xenolect import AgentContext, AsyncEmergenceManager, EmergenceManager
 
 pytestmark = pytest.mark.anyio
 
@@ -147,3 +147,10 @@ async def test_an_exception_is_a_failure(manager: EmergenceManager) -> None:
             await client.session.call_tool("one", {})
     history = manager.performance.history("plain")
     assert (history.count, history.failures) == (1, 1)
+
+
+def test_a_manager_is_wanted(manager: EmergenceManager) -> None:
+    """A path is not opened by itself; the asynchronous manager holds a plain one."""
+    with pytest.raises(TypeError, match=r"takes an open manager, .*, not 'variants/'"):
+        EmergenceMiddleware("variants/")  # type: ignore[arg-type]
+    assert EmergenceMiddleware(AsyncEmergenceManager(manager)).manager is manager

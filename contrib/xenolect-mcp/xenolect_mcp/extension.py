@@ -20,7 +20,7 @@ from mcp import MCPError
 from mcp.client import advertise
 from mcp.server.extension import Extension, MethodBinding
 from mcp.server.mcpserver import require_client_extension
-from mcp_types import INVALID_PARAMS, INVALID_REQUEST, RequestParams
+from mcp_types import INVALID_PARAMS, INVALID_REQUEST, CallToolRequestParams, RequestParams
 
 from xenolect import EmergenceError, Reason, Selection
 from xenolect_mcp.identity import EXT
@@ -28,7 +28,7 @@ from xenolect_mcp.middleware import EmergenceMiddleware
 
 if TYPE_CHECKING:
     from mcp.client import ClientExtension
-    from mcp.server.context import ServerRequestContext
+    from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
 
 __all__ = ["FAILURE", "SELECTION", "EmergenceExtension", "conversation", "speaks"]
 
@@ -72,6 +72,20 @@ class EmergenceExtension(Extension):
             MethodBinding(SELECTION, RequestParams, self._selection),
             MethodBinding(FAILURE, FailureParams, self._failure),
         )
+
+    async def intercept_tool_call(
+        self,
+        params: CallToolRequestParams,
+        ctx: ServerRequestContext[Any, Any],
+        call_next: CallNext,
+    ) -> HandlerResult:
+        """Nothing but a warning, where the middleware is not the server's: then it is no use."""
+        if not self._middleware.wired:
+            self._middleware.chooser.warn(
+                "EmergenceExtension is in the server's extensions and its EmergenceMiddleware is not in "
+                "the server's middleware, so nothing is selected or recorded: add middleware=[emergence]"
+            )
+        return await call_next(ctx)
 
     async def _selection(
         self, ctx: ServerRequestContext[Any, Any], params: RequestParams

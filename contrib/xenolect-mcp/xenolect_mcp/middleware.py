@@ -18,7 +18,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from xenolect import Agent, Reason, Selection
+from xenolect import Agent, AsyncEmergenceManager, EmergenceManager, Reason, Selection
 from xenolect_mcp.asgi import SCOPE
 from xenolect_mcp.choosing import Caller, Chooser, named_by
 from xenolect_mcp.contract import Contract, ContractError, tools_of
@@ -31,8 +31,6 @@ from xenolect_mcp.outputs import Outputs
 if TYPE_CHECKING:
     from mcp.server.context import CallNext, HandlerResult, ServerRequestContext
     from mcp.server.subscriptions import SubscriptionBus
-
-    from xenolect import EmergenceManager
 
 __all__ = ["EmergenceMiddleware", "current_selection"]
 
@@ -70,7 +68,7 @@ class EmergenceMiddleware:
 
     def __init__(
         self,
-        manager: EmergenceManager,
+        manager: EmergenceManager | AsyncEmergenceManager,
         protocol: str = "default",
         *,
         record: bool = True,
@@ -83,6 +81,13 @@ class EmergenceMiddleware:
         ttl_ms: int = 0,
         notify_every: float = 1.0,
     ) -> None:
+        manager = manager.inner if isinstance(manager, AsyncEmergenceManager) else manager
+        if not isinstance(manager, EmergenceManager):
+            raise TypeError(
+                "EmergenceMiddleware takes an open manager, EmergenceMiddleware(EmergenceManager.open("
+                f'"variants/")), not {manager!r}'
+            )
+        self.wired = False  # has the server handed a message over?
         self.manager = manager
         self.protocol = protocol
         self.chooser = Chooser(
@@ -110,6 +115,7 @@ class EmergenceMiddleware:
         self, ctx: ServerRequestContext[Any, Any], call_next: CallNext
     ) -> HandlerResult:
         """Called by the SDK around every inbound message."""
+        self.wired = True
         if ctx.method == "initialize" and "tools/list" in self._methods:
             return _list_may_change(await call_next(ctx))
         if ctx.method not in self._methods or ctx.request_id is None:
