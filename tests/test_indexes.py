@@ -27,7 +27,7 @@ from xenolect.errors import (
     StorageFullError,
     UnavailableError,
 )
-from xenolect.facts import Observation, Put, Rollup, Window
+from xenolect.facts import Batch, Observation, Put, Rollup, Window
 from xenolect.interfaces import Index
 from xenolect.testing import IndexTests
 from xenolect.testing.index import replayed
@@ -721,6 +721,36 @@ def test_an_edited_measurement_is_never_believed(
         assert (taken.holder, taken.epoch) == ("other", 2)
     if table != "observations":
         assert "not what was written" in caplog.text
+    index.close()
+
+
+def test_an_older_file_learns_to_count_batches(tmp_path: Path) -> None:
+    """A file of the schema before gets the table for them; what is in it stays, and an older release,
+    which knows nothing of it, goes on appending."""
+    path = tmp_path / "index.db"
+    index = SqliteIndex(path)
+    window = Window("v", 60.0, 60.0, 10, 1)
+    index.append_windows([window])
+    index.close()
+    db = sqlite3.connect(path)
+    with db:
+        db.execute("DROP TABLE batches")
+        db.execute("DELETE FROM _sqlite_migrations WHERE name = 'batches'")
+        db.execute("UPDATE meta SET value = '1.3' WHERE key = 'schema'")
+    db.close()
+    index = SqliteIndex(path)
+    for _ in range(2):
+        index.append_windows([window], once=Batch("p1", 1))
+    index.append_windows([window])
+    assert len(list(index.windows("v", 0.0, 1e6))) == 3
+    assert list(index.damage()) == []
+    _edit(path, "UPDATE batches SET number = 99")
+    assert list(index.damage()) == ["batches/1"]
+    index.append_windows(
+        [window], once=Batch("p1", 2)
+    )  # a number that nobody wrote counts for nothing
+    assert len(list(index.windows("v", 0.0, 1e6))) == 4
+    assert list(index.damage()) == []
     index.close()
 
 

@@ -22,7 +22,7 @@ APPLICATION = 0x786E6C74
 """``xnlt``, in the header of the file: whose database it is."""
 
 MAJOR = 1
-MINOR = 3
+MINOR = 4
 
 _FIRST = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
@@ -90,6 +90,15 @@ CREATE INDEX rollups_by_age ON rollups (resolution, start);
 CREATE INDEX windows_by_age ON windows (start);
 """
 
+_BATCHES = """
+CREATE TABLE batches (
+  writer TEXT PRIMARY KEY,
+  number INTEGER NOT NULL,
+  at REAL NOT NULL,
+  digest TEXT NOT NULL
+) STRICT;
+"""
+
 _WRITER = "ALTER TABLE windows ADD COLUMN writer TEXT NOT NULL DEFAULT ''"
 
 
@@ -112,7 +121,8 @@ def _migrations() -> Migrations:
 
     @migrations()
     def digests_of_rows(db: Database) -> None:
-        for table, columns in COLUMNS.items():
+        for table in ("observations", "windows", "rollups", "leases"):
+            columns = COLUMNS[table]
             db.execute(f"ALTER TABLE {table} ADD COLUMN digest TEXT NOT NULL DEFAULT ''")
             for number, *values in db.execute(
                 f"SELECT rowid, {', '.join(columns)} FROM {table}"  # noqa: S608
@@ -121,6 +131,10 @@ def _migrations() -> Migrations:
                     f"UPDATE {table} SET digest = ? WHERE rowid = ?",  # noqa: S608
                     (digest_row(table, values), number),
                 )
+
+    @migrations()
+    def batches(db: Database) -> None:
+        _each(db, _BATCHES)
 
     return migrations
 

@@ -33,6 +33,7 @@ from xenolect.errors import (
 )
 from xenolect.facts import (
     GENESIS,
+    Batch,
     Change,
     Contents,
     Entry,
@@ -93,6 +94,16 @@ class _Tables(_Whole):
     rolled: int = 0
     rollups: dict[tuple[str, str, float], Rollup] = attrs.field(factory=dict)
     leases: dict[str, Lease] = attrs.field(factory=dict)
+    batches: dict[str, int] = attrs.field(factory=dict)  # the newest of each writer
+
+    def takes(self, once: Batch | None) -> bool:
+        """Is the batch new? Then it is one that was stored."""
+        if once is None:
+            return True
+        new = once.number > self.batches.get(once.writer, 0)
+        if new:
+            self.batches[once.writer] = once.number
+        return new
 
 
 _named_lock = threading.Lock()  # held for one look, by whoever opens a store
@@ -160,6 +171,7 @@ class MemoryIndex:
         at: float,
         observations: Sequence[Observation] = (),
         after: int | None = None,
+        once: Batch | None = None,
     ) -> int:
         """Decide on a copy of what is touched, then publish all of it."""
         prepared, at = prepare(changes), moment(at)
@@ -178,7 +190,8 @@ class MemoryIndex:
             stored = prepared_text(prepared)
             previous = held.journal[-1][3] if held.journal else GENESIS
             digest = digest_entry_text(previous, revision + 1, at, actor, stored)
-            self._observe(observed)
+            if observed and held.takes(once):
+                self._observe(observed)
             held.facts.update(touched)
             held.journal.append((at, actor, stored, digest))
             return revision + 1
@@ -239,13 +252,19 @@ class MemoryIndex:
                 held.facts[fact.kind, fact.key] = (fact.version, text)
 
     def append_windows(
-        self, batch: Sequence[Window | Observation], *, durable: bool = False
+        self,
+        batch: Sequence[Window | Observation],
+        *,
+        durable: bool = False,
+        once: Batch | None = None,
     ) -> int:
         """Append measurements; the last observation's sequence so far. Nothing here is durable."""
         observed = [_observation(each) for each in batch if isinstance(each, Observation)]
         windows = [_window(each) for each in batch if isinstance(each, Window)]
         held = self._open()
         with held.lock:
+            if not batch or not held.takes(once):
+                return len(held.observations)
             self._observe(observed)
             for each in windows:
                 held.appended += 1

@@ -27,6 +27,7 @@ from xenolect.cas import (
 from xenolect.errors import CorruptError, StorageError
 from xenolect.facts import (
     GENESIS,
+    Batch,
     Change,
     Contents,
     Entry,
@@ -44,6 +45,7 @@ from xenolect.rows import (
     LEASE_COLUMNS,
     OBSERVATION_COLUMNS,
     WINDOW_COLUMNS,
+    Batches,
     damage,
     insert,
     lease_of,
@@ -75,6 +77,7 @@ _OBSERVATIONS = f"""SELECT sequence, {", ".join(OBSERVATION_COLUMNS)}, digest FR
 WHERE rollout = ? AND sequence > ? ORDER BY sequence"""  # noqa: S608
 _WINDOW = insert("windows", WINDOW_COLUMNS)
 _NEWEST = "SELECT max(id) FROM windows"
+_BATCHES = Batches()
 _SYNCED = """INSERT INTO meta (key, value) VALUES ('synced', '1')
 ON CONFLICT (key) DO UPDATE SET value = value + 1"""
 _SEQUENCE = "SELECT seq FROM sqlite_sequence WHERE name = 'observations'"
@@ -134,6 +137,7 @@ class SqliteIndex:
         at: float,
         observations: Sequence[Observation] = (),
         after: int | None = None,
+        once: Batch | None = None,
     ) -> int:
         """Apply all changes and append one journal entry, durable; return the revision."""
         prepared, at = prepare(changes), moment(at)
@@ -152,7 +156,7 @@ class SqliteIndex:
             revision: int = head + 1
             digest = digest_entry_text(previous, revision, at, actor, stored)
             db.execute(_ENTRY, (revision, previous, actor, at, stored, digest))
-            if rows:
+            if rows and (once is None or _BATCHES.take(db, once, observations)):
                 db.executemany(_OBSERVATION, rows)
         return revision
 
@@ -241,7 +245,11 @@ class SqliteIndex:
     # -- measurements -----------------------------------------------------------------------------
 
     def append_windows(
-        self, batch: Sequence[Window | Observation], *, durable: bool = False
+        self,
+        batch: Sequence[Window | Observation],
+        *,
+        durable: bool = False,
+        once: Batch | None = None,
     ) -> int:
         """Append measurements in one transaction; the last observation's sequence so far.
 
@@ -250,7 +258,9 @@ class SqliteIndex:
         observations = [observation_row(each) for each in batch if isinstance(each, Observation)]
         windows = [window_row(each) for each in batch if isinstance(each, Window)]
         with self._live().writing(durable=durable) as db:
-            if durable and not batch:
+            if batch and once is not None and not _BATCHES.take(db, once, batch):
+                observations = windows = []
+            if durable and not observations and not windows:
                 db.execute(_SYNCED)
             if windows:
                 db.executemany(_WINDOW, windows)

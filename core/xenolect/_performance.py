@@ -19,6 +19,7 @@ from xenolect._agents_lately import Agents, is_hour
 from xenolect._buckets import RESOLUTIONS, begin, end
 from xenolect._codec import moment
 from xenolect._once import Once, is_once
+from xenolect._sending import Sending
 from xenolect._stored import Stored
 from xenolect._tracks import LEAST_LOG, Cell, Feed, Track, merged, whole
 from xenolect._tracks import add_sum as _sum
@@ -75,6 +76,7 @@ class Performance:
         self._followed = 0
         self._heard: dict[str, int] = {}  # what of a variant ``restore`` read already
         self.stored = Stored(index, config)
+        self.sending = Sending(self, index, writer)
         self.unheard = False  # did this process store anything since it last followed?
 
     # -- who and what ---------------------------------------------------------------------------
@@ -261,7 +263,7 @@ class Performance:
 
     def waiting(self) -> list[Observation]:
         """Evidence not yet stored, in order; the caller holds ``fold``."""
-        return list(self._observations)
+        return [*self.sending.unsure, *self._observations]
 
     def take(self) -> tuple[list[Window], list[Observation]]:
         """What waits, in order; the caller stores it or gives it back."""
@@ -337,6 +339,7 @@ class Performance:
                 track.put_away(cell)
             track.add(cell.window(variant_id, cell.until - cell.start, ""), -1.0)
         self.take()
+        self.sending.leave_parent()
         for track in self.tracks.values():
             track.agents = Agents()
             track.moved()

@@ -113,39 +113,34 @@ class Points(Kept):
             self.shut(current.id)
         value, skipped = self._good(current, deep)
         done = False
-        with runtime.writer.flushing:
-            windows, observations = runtime.performance.take()
-            try:
-                for attempt in range(50):
-                    with runtime.lock:
-                        runtime.catch_up()
-                        now = runtime.variant(current.id)
-                        changes: Sequence[Change] = ()
-                        if now.status in SERVED and self._goes_on(now.id, rollout_id):
-                            changes = self._changes(now, value, skipped, reason, blame, evidence)
-                        if not changes:
-                            break
-                        try:
-                            runtime.commit(
-                                changes,
-                                actor=actor or "rollback",
-                                observations=observations,
-                                after=runtime.revision,
-                            )
-                            observations = []
-                            done = True
-                            break
-                        except ConflictError:
-                            pass
-                    time.sleep(runtime.rng.random() * 0.002 * attempt)
-                else:
-                    raise ConflictError(
-                        f"variant {current.id!r} is changed by others faster than it can be rolled "
-                        f"back; it is shut in this process, try again",
-                        retry_after=0.1,
-                    )
-            finally:
-                runtime.performance.give_back(windows, observations)
+        with runtime.writer.flushing, runtime.performance.sending.evidence() as taken:
+            for attempt in range(50):
+                with runtime.lock:
+                    runtime.catch_up()
+                    now = runtime.variant(current.id)
+                    changes: Sequence[Change] = ()
+                    if now.status in SERVED and self._goes_on(now.id, rollout_id):
+                        changes = self._changes(now, value, skipped, reason, blame, evidence)
+                    if not changes:
+                        break
+                    try:
+                        runtime.commit(
+                            changes,
+                            actor=actor or "rollback",
+                            evidence=taken,
+                            after=runtime.revision,
+                        )
+                        done = True
+                        break
+                    except ConflictError:
+                        pass
+                time.sleep(runtime.rng.random() * 0.002 * attempt)
+            else:
+                raise ConflictError(
+                    f"variant {current.id!r} is changed by others faster than it can be rolled "
+                    f"back; it is shut in this process, try again",
+                    retry_after=0.1,
+                )
         if done:
             runtime.mirror()  # a rollback survives the loss of the index once it is acknowledged
             self._told(current, reason, skipped, blame=blame, lost=value is None and bool(skipped))

@@ -28,6 +28,7 @@ from xenolect._parts import Parts
 from xenolect._performance import Performance
 from xenolect._references import References
 from xenolect._registry import Registry
+from xenolect._sending import Taken
 from xenolect._structure import Profile, Route, Structure, class_of
 from xenolect._writer import Writer
 from xenolect.breaker import steady
@@ -38,7 +39,7 @@ from xenolect.errors import (
     DuplicateError,
     VariantNotFoundError,
 )
-from xenolect.facts import Change, Entry, Fact, Observation, Put, canonical, digest_entry
+from xenolect.facts import Change, Entry, Fact, Put, canonical, digest_entry
 from xenolect.model import Agent, AgentContext, Mode, ProtocolVariant, VariantStatus
 
 __all__ = ["Runtime"]
@@ -235,7 +236,7 @@ class Runtime:
         changes: Sequence[Change],
         *,
         actor: str = "",
-        observations: Sequence[Observation] = (),
+        evidence: Taken | None = None,
         after: int | None = None,
     ) -> int:
         """The one write door: commit, then apply everything up to the new revision."""
@@ -245,9 +246,12 @@ class Runtime:
                 changes,
                 actor=actor or self.actor,
                 at=self.clock(),
-                observations=observations,
+                observations=evidence.observations if evidence else (),
                 after=after,
+                once=evidence.once if evidence and evidence.observations else None,
             )
+            if evidence:
+                evidence.stored = True
             self.catch_up()
         return revision
 

@@ -62,21 +62,12 @@ class Writer:
             if durable and self._synced >= asked:
                 return  # another thread's transaction began after this one asked, and took it along
             covers = self._asked
-            windows, observations = runtime.performance.take()
             self._flushed_at = runtime.clock()
-            if windows or observations or durable:
-                try:
-                    runtime.index.append_windows([*windows, *observations], durable=durable)
-                    runtime.performance.unheard = True
-                except BaseException:
-                    runtime.performance.give_back(windows, observations)
-                    raise
+            windows, observations = runtime.performance.sending.append(durable=durable)
             if durable:
                 self._synced = covers
         if windows or observations:
-            measured.log(
-                TRACE, "%d windows and %d observations are stored", len(windows), len(observations)
-            )
+            measured.log(TRACE, "%d windows and %d observations are stored", windows, observations)
         runtime.on_flushed()
 
     def flush_into(
@@ -84,16 +75,8 @@ class Writer:
     ) -> int:
         """Commit changes together with the evidence not yet stored."""
         runtime = self._runtime
-        with self.flushing:
-            windows, observations = runtime.performance.take()
-            try:
-                revision = runtime.commit(
-                    changes, actor=actor, observations=observations, after=after
-                )
-                observations = []
-            finally:
-                runtime.performance.give_back(windows, observations)
-        return revision
+        with self.flushing, runtime.performance.sending.evidence() as taken:
+            return runtime.commit(changes, actor=actor, evidence=taken, after=after)
 
     def later(self, job: Callable[[], None]) -> None:
         """Run a job on the writer: the thread, or at the end of this call without one."""

@@ -18,6 +18,7 @@ import attrs
 
 __all__ = [
     "GENESIS",
+    "Batch",
     "Change",
     "Contents",
     "Drop",
@@ -140,6 +141,15 @@ class Rollup(Window):
     """
 
     resolution: str = "hourly"
+
+
+@attrs.frozen
+class Batch:
+    """Which batch of a process's measurements this is. Numbers grow; what is sent again, since its answer
+    was lost, keeps its number, so that the index stores it once."""
+
+    writer: str
+    number: int
 
 
 @attrs.frozen

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from xenolect.facts import Change, Contents, Entry, Lease, Observation, Rollup, Window
+from xenolect.facts import Batch, Change, Contents, Entry, Lease, Observation, Rollup, Window
 from xenolect.judges import Baseline, Evidence, JudgeConfig
 from xenolect.model import Agent, AgentContext, Candidate, ProtocolVariant, Verdict
 from xenolect.safeguards import Action, Event, Reply
@@ -103,12 +103,13 @@ class Index(Protocol):
         at: float,
         observations: Sequence[Observation] = (),
         after: int | None = None,
+        once: Batch | None = None,
     ) -> int:
         """Apply all changes and append one journal entry, or change nothing; return the revision.
 
         A stale expected version raises ConflictError with ``expected`` and ``found`` (DuplicateError
         where none was expected but the key exists or left a tombstone). ``observations`` are appended
-        in the same transaction. ``after`` makes the commit conditional on the whole index: when given
+        in the same transaction; with ``once`` unless that batch is stored (``append_windows``). ``after`` makes the commit conditional on the whole index: when given
         and the current revision is another, ConflictError. Durable before returning.
         """
         ...
@@ -135,11 +136,16 @@ class Index(Protocol):
         ...
 
     def append_windows(
-        self, batch: Sequence[Window | Observation], *, durable: bool = False
+        self,
+        batch: Sequence[Window | Observation],
+        *,
+        durable: bool = False,
+        once: Batch | None = None,
     ) -> int:
         """Append measurements in one transaction; return the last observation's sequence so far.
 
-        ``durable``: this batch, and all appended before it, survive a power failure when this returns;
+        With ``once`` nothing is appended where this batch of its writer, or one of a higher number, is
+        stored already; that is remembered for 30 days of the measurements' own time at least. ``durable``: this batch, and all appended before it, survive a power failure when this returns;
         else a crash of the process, but a power failure may take the last of them, whole.
         """
         ...

@@ -1,7 +1,7 @@
 """Rows of measurements and leases: written with a digest, checked whenever they are read.
 
 The same for every index that stores them in a table each: ``observations``, ``windows``, ``rollups``,
-``leases``. A flipped bit in evidence could roll back the wrong variant, one in a measurement choose it.
+``leases``, ``batches``. A flipped bit in evidence could roll back the wrong variant, one in a measurement choose it.
 What is damaged is named in the log and left out; evidence is refused whole, since a judge must see all of
 it. Columns may stand in any order in the table; a row is made and read in that of ``..._COLUMNS``.
 """
@@ -15,15 +15,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from xenolect.errors import CorruptError, InvalidError
-from xenolect.facts import Lease, Observation, Rollup, Window, canonical
+from xenolect.facts import Batch, Lease, Observation, Rollup, Window, canonical
 
 __all__ = [
+    "BATCH_COLUMNS",
     "COLUMNS",
     "DAMAGED",
     "LEASE_COLUMNS",
     "OBSERVATION_COLUMNS",
     "ROLLUP_COLUMNS",
     "WINDOW_COLUMNS",
+    "Batches",
     "damage",
     "digest_row",
     "insert",
@@ -74,11 +76,13 @@ ROLLUP_COLUMNS = (
     "sums",
 )
 LEASE_COLUMNS = ("name", "holder", "until", "epoch")
+BATCH_COLUMNS = ("writer", "number", "at")
 COLUMNS = {
     "observations": OBSERVATION_COLUMNS,
     "windows": WINDOW_COLUMNS,
     "rollups": ROLLUP_COLUMNS,
     "leases": LEASE_COLUMNS,
+    "batches": BATCH_COLUMNS,
 }
 """Of every table whose rows carry a digest."""
 
@@ -239,6 +243,39 @@ def lease_of(row: Sequence[Any]) -> Lease:
     name, _, _, epoch = values
     log.error("the lease %s of the index is not what was written: it counts as free", name)
     return Lease(str(name), DAMAGED, 0.0, epoch if isinstance(epoch, int) else 0)
+
+
+# -- batches ------------------------------------------------------------------------------------------
+
+
+class Batches:
+    """The table ``batches``: the newest of each writer. ``mark`` stands for a value."""
+
+    KEPT = 30 * 86400.0
+    """Seconds of the measurements' own time; a writer sends a batch again for as long as it lives."""
+
+    def __init__(self, mark: str = "?") -> None:
+        select = f"SELECT {', '.join(BATCH_COLUMNS)}, digest FROM batches WHERE writer = {mark}"  # noqa: S608
+        put = insert("batches", BATCH_COLUMNS, ("writer",), mark)
+        # Of two that store the same batch at once the second one waits here, and then stores nothing.
+        self._put = f"{put} WHERE batches.number < excluded.number"
+        self._find = select
+        self._drop = f"DELETE FROM batches WHERE writer = {mark}"  # noqa: S608
+        self._forget = f"DELETE FROM batches WHERE at < {mark}"  # noqa: S608
+
+    def take(self, db: Any, once: Batch, records: Iterable[Window | Observation]) -> bool:
+        """Is the batch new? Then it is one that was stored; in the caller's transaction."""
+        at = max(each.at if isinstance(each, Observation) else each.start for each in records)
+        row = db.execute(self._find, (once.writer,)).fetchone()
+        if row is None:
+            db.execute(self._forget, (at - self.KEPT,))
+        elif not _whole("batches", row[:-1], row[-1]):
+            log.error("the batch of %s in the index is not what was written", once.writer)
+            db.execute(self._drop, (once.writer,))
+        elif row[1] >= once.number:
+            return False
+        row = _sealed("batches", (once.writer, once.number, at))
+        return bool(db.execute(self._put, row).rowcount)
 
 
 def damage(tables: Iterable[tuple[str, Iterable[Sequence[Any]]]]) -> Iterator[str]:

@@ -78,7 +78,7 @@ class UnderFire(SmallWorld):
 
     def fail(self, process: Process) -> None:
         """The disk."""
-        process.struck_at, self.doubled = self.now, True
+        process.struck_at = self.now
         raise StorageError("the disk of this world failed")
 
     def interfere(self, *verbs: Verb) -> Callable[[Process], None]:

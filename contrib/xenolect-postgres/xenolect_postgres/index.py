@@ -24,6 +24,7 @@ from xenolect.cas import (
 )
 from xenolect.errors import CorruptError, UnavailableError
 from xenolect.facts import (
+    Batch,
     Change,
     Contents,
     Entry,
@@ -42,6 +43,7 @@ from xenolect.rows import (
     OBSERVATION_COLUMNS,
     ROLLUP_COLUMNS,
     WINDOW_COLUMNS,
+    Batches,
     damage,
     insert,
     lease_of,
@@ -98,8 +100,10 @@ _EVERY = {
         ("windows", "id"),
         ("rollups", "concat_ws('/', resolution, variant_id, start)"),
         ("leases", "name"),
+        ("batches", "writer"),
     )
 }
+_BATCHES = Batches("%s")
 _COUNT = "UPDATE counters SET value = value + %s WHERE name = %s RETURNING value"
 
 
@@ -119,6 +123,7 @@ class PostgresIndex:
         at: float,
         observations: Sequence[Observation] = (),
         after: int | None = None,
+        once: Batch | None = None,
     ) -> int:
         """Apply all changes and append one journal entry, durable; return the revision.
 
@@ -145,7 +150,8 @@ class PostgresIndex:
                 digest = digest_entry_text(previous, revision, at, actor, stored)
                 db.execute(_ENTRY, (revision, previous, actor, at, stored, digest))
                 db.execute("UPDATE head SET revision = %s, digest = %s", (revision, digest))
-                _observe(db, rows)
+                if rows and (once is None or _BATCHES.take(db, once, observations)):
+                    _observe(db, rows)
         except UnavailableError:
             if not digest or not self._is_there(revision, digest):
                 raise
@@ -215,7 +221,11 @@ class PostgresIndex:
     # -- measurements -----------------------------------------------------------------------------
 
     def append_windows(
-        self, batch: Sequence[Window | Observation], *, durable: bool = False
+        self,
+        batch: Sequence[Window | Observation],
+        *,
+        durable: bool = False,
+        once: Batch | None = None,
     ) -> int:
         """Append measurements in one transaction; the last observation's sequence so far.
 
@@ -224,6 +234,8 @@ class PostgresIndex:
         observations = [observation_row(each) for each in batch if isinstance(each, Observation)]
         windows = [window_row(each) for each in batch if isinstance(each, Window)]
         with self._connections.transaction() as db:
+            if batch and once is not None and not _BATCHES.take(db, once, batch):
+                return _observe(db, ())
             if windows:
                 first = _take(db, "windows", len(windows))
                 db.cursor().executemany(

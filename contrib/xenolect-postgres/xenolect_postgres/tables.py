@@ -11,13 +11,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MAJOR", "MINOR", "prepare"]
 
-MAJOR, MINOR = 1, 2
+MAJOR, MINOR = 1, 3
 _PAGE = 1000  # rows sealed at a time
 _TURN = 0x786E6C74  # "xnlt": the advisory lock under which the tables are made
 
 # One row each of ``head`` and ``counters`` is locked by whoever appends, until its transaction ends.
 # So revisions and sequences become visible in their own order, and a reader that remembers the last one
 # misses nothing; a SEQUENCE would hand numbers out in one order and show them in another.
+_BATCHES: LiteralString = """CREATE TABLE batches (
+  writer text PRIMARY KEY,
+  number bigint NOT NULL,
+  at double precision NOT NULL,
+  digest text NOT NULL
+)"""
 _TABLES: tuple[LiteralString, ...] = (
     "CREATE TABLE meta (key text PRIMARY KEY, value text NOT NULL)",
     """CREATE TABLE head (
@@ -90,6 +96,7 @@ _TABLES: tuple[LiteralString, ...] = (
       epoch bigint NOT NULL,
       digest text NOT NULL DEFAULT ''
     )""",
+    _BATCHES,
     "INSERT INTO head VALUES (true, 0, repeat('0', 64))",
     "INSERT INTO counters VALUES ('observations', 0), ('windows', 0), ('rolled', 0)",
 )
@@ -126,6 +133,8 @@ def prepare(db: Connection[Any], schema: str) -> None:
             db.execute("ALTER TABLE windows ADD COLUMN writer text NOT NULL DEFAULT ''")
         if int(minor) < 2:
             _seal(db)
+        if int(minor) < 3:
+            db.execute(_BATCHES)
         if int(minor) < MINOR:
             db.execute("UPDATE meta SET value = %s WHERE key = 'schema'", (f"{MAJOR}.{MINOR}",))
 
@@ -134,7 +143,8 @@ def _seal(db: Connection[Any]) -> None:
     """Give the rows that are there their digests."""
     from xenolect.rows import COLUMNS, digest_row
 
-    for table, columns in COLUMNS.items():
+    for table in ("observations", "windows", "rollups", "leases"):
+        columns = COLUMNS[table]
         add = f"ALTER TABLE {table} ADD COLUMN digest text NOT NULL DEFAULT ''"
         read = f"SELECT ctid::text, {', '.join(columns)} FROM {table}"  # noqa: S608
         seal = f"UPDATE {table} SET digest = %s WHERE ctid = %s::tid"  # noqa: S608

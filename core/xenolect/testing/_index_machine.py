@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from xenolect.errors import ConflictError, DuplicateError
-from xenolect.facts import GENESIS, Change, Drop, Fact, Observation, Put, digest_entry
+from xenolect.facts import GENESIS, Batch, Change, Drop, Fact, Observation, Put, digest_entry
 from xenolect.interfaces import Index
 
 __all__ = ["play"]
@@ -72,6 +72,7 @@ def play(make: Callable[[Path], Index], folder: Path, *, examples: int, steps: i
             self.model: Model = {}
             self.digests = [GENESIS]
             self.units: list[str] = []
+            self.number = 0
 
         @rule(
             which=_WHICH,
@@ -122,6 +123,17 @@ def play(make: Callable[[Path], Index], folder: Path, *, examples: int, steps: i
             batch = [_seen(len(self.units) + n) for n in range(count)]
             self.units += [each.unit for each in batch]
             assert self.indexes[which].append_windows(batch) == len(self.units)
+
+        @rule(which=_WHICH, count=st.integers(1, 3), again=st.integers(0, 2))
+        def append_once(self, which: int, count: int, again: int) -> None:
+            batch = [_seen(len(self.units) + n) for n in range(count)]
+            self.units += [each.unit for each in batch]
+            self.number += 1
+            for _ in range(again + 1):
+                found = self.indexes[which].append_windows(
+                    batch, once=Batch(f"p{which}", self.number)
+                )
+                assert found == len(self.units)
 
         @rule(which=_WHICH)
         def follow(self, which: int) -> None:

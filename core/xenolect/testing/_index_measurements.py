@@ -5,8 +5,8 @@ from __future__ import annotations
 import attrs
 import pytest
 
-from xenolect.errors import ConflictError
-from xenolect.facts import Put, Rollup, Window
+from xenolect.errors import ConflictError, InvalidError
+from xenolect.facts import Batch, Observation, Put, Rollup, Window
 from xenolect.interfaces import Index
 from xenolect.testing._index_place import IndexInPlace, observation, plain
 
@@ -34,6 +34,60 @@ class MeasurementTests(IndexInPlace):
         assert list(index.observations("r1", 4)) == []
         assert [each.sequence for each in index.observations("r2", 0)] == [3]
         assert len(index.changes(0)) == 1
+
+    def test_a_batch_is_stored_once(self, index: Index) -> None:
+        """What is sent again under its number is left out, whole, and a lower number, too; the rest of a
+        commit is not. Each writer counts for itself, and who gives no number stores every time."""
+        first: list[Window | Observation] = [Window("a", 0.0, 1.0, 1, 0), observation("u1")]
+        assert index.append_windows(first, once=Batch("p1", 7)) == 1
+        assert index.append_windows(first, once=Batch("p1", 7), durable=True) == 1
+        assert index.append_windows([observation("late")], once=Batch("p1", 6)) == 1
+        assert index.append_windows([observation("u2")], once=Batch("p2", 1)) == 2
+        seen = [observation("u3")]
+        for revision in (1, 2):
+            at = index.commit(
+                [Put("v", "a", revision)], actor="", at=0, observations=seen, once=Batch("p1", 8)
+            )
+            assert at == revision
+        assert index.append_windows(seen, once=Batch("p1", 8)) == 3
+        assert index.append_windows([observation("u4")], once=Batch("p1", 9)) == 4
+        index.append_windows([Window("a", 0.0, 1.0, 1, 0)])
+        index.append_windows([Window("a", 0.0, 1.0, 1, 0)])
+        assert index.get("v", "a") == 2
+        assert [each.unit for each in index.observations("r1", 0)] == ["u1", "u2", "u3", "u4"]
+        assert len(list(index.windows("a", 0.0, 9.0))) == 3
+
+    def test_a_refused_batch_was_not_stored(self, index: Index) -> None:
+        """Its number is free: what is right is stored under it."""
+        bad = Window("a", 0.0, 1.0, 1, 0, sums={"x": [float("nan"), 1.0]})
+        with pytest.raises(InvalidError):
+            index.append_windows([observation("u1"), bad], once=Batch("p1", 1))
+        assert index.append_windows([observation("u1")], once=Batch("p1", 1)) == 1
+        with pytest.raises(ConflictError):
+            index.commit(
+                [Put("v", "a", 1, 5)],
+                actor="",
+                at=0,
+                observations=[observation("u2")],
+                once=Batch("p1", 2),
+            )
+        assert index.append_windows([observation("u2")], once=Batch("p1", 2)) == 2
+
+    def test_batches_are_remembered_for_thirty_days(self, index: Index) -> None:
+        """By the measurements' own time, however many writers come and go."""
+        day = 86400.0
+        index.append_windows([Window("a", 0.0, 1.0, 1, 0)], once=Batch("old", 1))
+        for number in range(1, 40):
+            index.append_windows(
+                [Window("b", number * day, 1.0, 1, 0)], once=Batch(f"p{number}", 1)
+            )
+            index.append_windows([Window("b", number * day, 1.0, 1, 0)], once=Batch("on", number))
+        for number in range(12, 40):
+            index.append_windows(
+                [Window("c", number * day, 1.0, 1, 0)], once=Batch(f"p{number}", 1)
+            )
+        index.append_windows([Window("c", 39 * day, 1.0, 1, 0)], once=Batch("on", 39))
+        assert list(index.windows("c", 0.0, 99 * day)) == []
 
     def test_windows_come_back_by_time(self, index: Index) -> None:
         """Those of one variant whose start is in the interval, oldest first, whole."""
