@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -190,6 +191,29 @@ print(list(store.list("")))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["small"]
 
 
+def test_what_is_deleted_stays_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its folder is synced before ``delete`` returns, also by who deletes again after that failed; a sync
+    that fails is an error."""
+    store = FsspecChunks(tmp_path / "store")
+    store.put("keys/a.1.json", b"x")
+    synced: list[str] = []
+
+    def failing(folder: str) -> None:
+        synced.append(os.path.basename(folder))
+        if len(synced) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr("xenolect_backends._local.sync_directory", failing)
+    with pytest.raises(StorageError, match="deleting 'keys/a.1.json'"):
+        store.delete("keys/a.1.json")
+    store.delete("keys/a.1.json")
+    store.delete("never/was")
+    store.delete("keys")
+    assert synced[:2] == ["keys", "keys"]
+    with pytest.raises(NotFoundError):
+        store.get("keys/a.1.json")
+
+
 def test_foreign_errors_are_wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An I/O error and a lack of hard links are StorageErrors that say what to do."""
     store = FsspecChunks(tmp_path)
@@ -199,8 +223,6 @@ def test_foreign_errors_are_wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPa
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(os, "link", link)
-
-    import errno
 
     fail(errno.EIO)
     with pytest.raises(StorageError, match="writing 'a'"):

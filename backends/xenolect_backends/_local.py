@@ -149,6 +149,16 @@ class LocalFiles:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
 
+    def delete(self, key: str) -> None:
+        """Remove an object, durable before returning: a wrapped key that came back with the power would
+        open what was shredded. Also where it is gone already, since who removed it may have failed, or
+        died, before it synced."""
+        path = self.place(key)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+            sync_directory(os.path.dirname(path))
+
     def list(self, prefix: str) -> Iterator[str]:
         """Keys that start with ``prefix``, ascending, one directory at a time; links are not followed.
 

@@ -7,7 +7,6 @@ condition on S3, Google and Azure; a file system where it is not is refused by a
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
@@ -94,7 +93,7 @@ class FileChunks:
         import fsspec  # 60 ms
 
         try:
-            self._fs, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
+            _, root = fsspec.core.url_to_fs(url, skip_instance_cache=True)
         except (ImportError, ValueError) as error:
             raise StorageError(
                 f"chunks: {url} can not be opened: {error}; correct the URL"
@@ -126,10 +125,14 @@ class FileChunks:
         return self._read(key, lambda: read_into(path, start, target))
 
     def delete(self, key: str) -> None:
-        """Remove the object; fine if it is not there."""
-        path = self._files.place(check_key(key))
-        with contextlib.suppress(NotFoundError):
-            self._read(key, lambda: self._fs.rm_file(path))
+        """Remove the object, durable before returning; fine if it is not there."""
+        check_key(key)
+        try:
+            self._files.delete(key)
+        except IsADirectoryError:
+            pass  # keys begin with it; itself it is none
+        except OSError as error:
+            raise_translated(error, f"deleting {key!r}")
 
     def list(self, prefix: str) -> Iterator[str]:
         """Every key that starts with ``prefix``, ascending."""

@@ -70,7 +70,7 @@ class ChunkStore(Protocol):
         ...
 
     def delete(self, key: str) -> None:
-        """Remove the object; fine if it is not there."""
+        """Remove the object, for good when this returns; fine if it is not there."""
         ...
 
     def list(self, prefix: str) -> Iterator[str]:
