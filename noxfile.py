@@ -178,8 +178,12 @@ def docs(session: nox.Session) -> None:
 
 @nox.session
 def bench(session: nox.Session) -> None:
-    """The promised numbers, as ratios to floors measured in the same run. Prints; gates nothing."""
-    session.install(str(wheel(session, ROOT)) + "[testing]", *group("test"))
+    """The promised numbers, as ratios to floors measured in the same run. Prints; gates nothing.
+
+    ``--peers`` adds other packages that do such work, ``--plot FILE`` a page that shows what grows.
+    """
+    others = group("peers") if "--peers" in session.posargs else ()
+    session.install(str(wheel(session, ROOT)) + "[testing]", *group("test"), *others)
     session.run("xenolect", "bench", *session.posargs)
 
 

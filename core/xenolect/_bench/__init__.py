@@ -10,7 +10,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 
-from xenolect._bench import breakers, durable, measuring, selection, states, transitions
+from xenolect._bench import (
+    breakers,
+    durable,
+    hooks,
+    measuring,
+    rollups,
+    selection,
+    states,
+    transitions,
+)
 from xenolect._bench.rows import FULL, Group, Plan, Progress, Row
 
 __all__ = ["FULL", "GROUPS", "Plan", "Row", "run"]
@@ -18,7 +27,9 @@ __all__ = ["FULL", "GROUPS", "Plan", "Row", "run"]
 GROUPS: dict[str, Group] = {
     "selection": selection.rows,
     "measuring": measuring.rows,
+    "rollups": rollups.rows,
     "breakers": breakers.rows,
+    "hooks": hooks.rows,
     "durable": durable.rows,
     "transitions": transitions.rows,
     "states": states.rows,

@@ -18,11 +18,10 @@ _QUIET = {"flush_interval": "1h", "flush_records": 10**9, "queue": 10**9}
 def fleet(variants: int, *, measured: bool = False, **given: Any) -> EmergenceManager:
     """``v0`` .. of that many variants, and ``agent-0``; each with a history of its own if ``measured``.
 
-    Measurements stay in memory, so that a row shows what it says and not a flush now and then.
+    With the background thread, as a program runs; measurements stay in memory, so that a row shows what
+    it says and not a flush now and then.
     """
-    manager = EmergenceManager.open(
-        "memory://", background=False, max_variants=variants + 1, metrics=_QUIET, **given
-    )
+    manager = EmergenceManager.open("memory://", max_variants=variants + 1, metrics=_QUIET, **given)
     active = [ProtocolVariant(f"v{i}", status=VariantStatus.ACTIVE) for i in range(variants)]
     manager._runtime.commit(  # at once: one by one, 10,000 take minutes
         [

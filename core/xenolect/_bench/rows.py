@@ -4,11 +4,23 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import attrs
 
-__all__ = ["FULL", "MIB", "Group", "Plan", "Progress", "Row", "cpu", "duration", "wall"]
+__all__ = [
+    "FULL",
+    "MIB",
+    "Group",
+    "Growth",
+    "Plan",
+    "Progress",
+    "Row",
+    "cpu",
+    "duration",
+    "side_by_side",
+    "wall",
+]
 
 MIB = 1024 * 1024
 FULL = 1024 * MIB
@@ -17,9 +29,22 @@ Progress = Callable[[str], object]
 
 @attrs.frozen
 class Plan:
-    """How much to measure: ``size`` is the large state's in bytes, ``FULL`` the one promised for."""
+    """How much to measure: ``size`` is the large state's in bytes, ``FULL`` the one promised for.
+
+    ``peers``: measure what else is installed and does such work, as well.
+    """
 
     size: int = 64 * MIB
+    peers: bool = False
+
+
+@attrs.frozen
+class Growth:
+    """That a row is one point of a curve: what is measured, ``size`` things of a kind, which kind."""
+
+    name: str
+    size: int
+    of: str
 
 
 @attrs.frozen
@@ -29,6 +54,7 @@ class Row:
     ``at_most`` bounds ours / floor; ``at_least`` bounds floor / ours, for promises of speed; ``within``
     bounds ours, in microseconds. None: nothing is promised so. ``cpu`` is the ratio once more, by the
     CPU time of all threads, which a busy neighbour disturbs less; promises are about ``ratio``.
+    ``growth`` joins rows to a curve.
     """
 
     name: str
@@ -39,6 +65,7 @@ class Row:
     at_least: float | None = None
     within: float | None = None
     cpu: float | None = None
+    growth: Growth | None = None
 
     @property
     def ratio(self) -> float:
@@ -83,13 +110,21 @@ def duration(us: float) -> str:
 
 def cpu(operation: Callable[[], object], number: int, batches: int = 9) -> float:
     """Median CPU microseconds of one call, over batches of ``number``."""
-    times = []
+    return side_by_side((operation,), number, batches)[0]
+
+
+def side_by_side(
+    operations: Sequence[Callable[[], object]], number: int, batches: int = 9
+) -> list[float]:
+    """``cpu`` of several that take turns, so that a busy neighbour disturbs all of them alike."""
+    times: list[list[float]] = [[] for _ in operations]
     for _ in range(batches):
-        began = time.thread_time()
-        for _ in range(number):
-            operation()
-        times.append((time.thread_time() - began) / number)
-    return statistics.median(times) * 1e6
+        for operation, taken in zip(operations, times, strict=True):
+            began = time.thread_time()
+            for _ in range(number):
+                operation()
+            taken.append((time.thread_time() - began) / number)
+    return [statistics.median(taken) * 1e6 for taken in times]
 
 
 def wall(operation: Callable[[], object], number: int) -> float:

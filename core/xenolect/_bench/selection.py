@@ -10,8 +10,10 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 
+from xenolect._bench import peers
 from xenolect._bench.fleet import fleet
-from xenolect._bench.rows import Plan, Progress, Row, cpu
+from xenolect._bench.rows import Growth, Plan, Progress, Row, cpu, side_by_side
+from xenolect.manager import EmergenceManager
 from xenolect.model import AgentContext, PerformanceMetrics
 
 __all__ = ["rows"]
@@ -34,9 +36,16 @@ def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
                 return np.add(base, mask, scratch).argmax()  # type: ignore[call-overload]
 
             within = {100: 3.0, 10_000: 15.0}.get(count)
-            floor = cpu(best, 2_000)
-            select = cpu(lambda: manager.select("agent-0"), 2_000)
-            yield Row(f"select, {count:,} variants", select, floor, "numpy argmax", within=within)
+            select, floor = side_by_side((partial(manager.select, "agent-0"), best), 2_000)
+
+            def grows(name: str, count: int = count) -> Growth:
+                return Growth(name, count, "variants")
+
+            what = "numpy argmax"
+            name = f"select, {count:,} variants"
+            yield Row(name, select, floor, what, within=within, growth=grows("select"))
+            if plan.peers:
+                yield from peers.select(select, count)
             draw = random.Random(2)
             names = itertools.cycle([f"v{draw.randrange(count)}" for _ in range(997)])
 
@@ -47,11 +56,15 @@ def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
                 manager.record(next(names), metrics)
                 return manager.select("agent-0")
 
-            alone = cpu(record, 1_000)
-            after = max(1e-3, cpu(both, 1_000) - alone)
-            yield Row(f"select right after a record, {count:,}", after, floor, "numpy argmax")
+            alone, together = side_by_side((record, both), 1_000)
+            after = max(1e-3, together - alone)
+            growth = grows("select right after a record")
+            yield Row(f"select right after a record, {count:,}", after, floor, what, growth=growth)
+            if plan.peers:
+                yield from peers.learn(together, count)
+            yield from _lookups(manager, grows("variant lookup"))
             if count == 100:
-                yield from _lookups(manager)
+                yield _recommend(manager)
     progress("select beside a busy thread")
     yield _beside(metrics)
     progress("register")
@@ -93,28 +106,25 @@ def _beside(metrics: PerformanceMetrics) -> Row:
     return Row("select beside a busy thread, p99", beside, alone, "the same alone", within=1_000.0)
 
 
-def _lookups(manager: object) -> Iterator[Row]:
-    from xenolect.manager import EmergenceManager
-
-    assert isinstance(manager, EmergenceManager)
+def _lookups(manager: EmergenceManager, growth: Growth) -> Iterator[Row]:
     table = {v.id: v for v in manager.variants.list()}
-    yield Row(
-        "variant lookup",
-        cpu(lambda: manager.variants.get("v7"), 20_000),
-        cpu(partial(table.get, "v7"), 20_000),
-        "a dict",
-        within=0.2,
+    lookup, floor = side_by_side(
+        (partial(manager.variants.get, "v7"), partial(table.get, "v7")), 20_000
     )
+    name = f"variant lookup, {growth.size:,} variants"
+    yield Row(name, lookup, floor, "a dict", within=0.2, growth=growth)
+
+
+def _recommend(manager: EmergenceManager) -> Row:
     ordered = [(-i / 100.0, i) for i in range(100)]
-    yield Row(
-        "recommend 5 of 100",
-        cpu(lambda: manager.recommend("agent-0"), 300),
-        cpu(lambda: sorted(ordered)[:5], 2_000),
-        "sorting 100 pairs",
+    ours, floor = side_by_side(
+        (lambda: manager.recommend("agent-0"), lambda: sorted(ordered)[:5]), 300
     )
+    return Row("recommend 5 of 100", ours, floor, "sorting 100 pairs")
 
 
 def _agents() -> Iterator[Row]:
+    """Registering, with more and more agents known."""
     with fleet(2) as manager:
         numbers = itertools.count()
         context = AgentContext({"zstd": "1.5"})
@@ -128,12 +138,17 @@ def _agents() -> Iterator[Row]:
         def plain() -> None:
             kept[next(numbers)] = context
 
-        yield Row(
-            "register an agent, of 1,000 at once",
-            cpu(many, 1, 5) / 1_000,
-            cpu(plain, 5_000),
-            "an entry in a dict",
-        )
+        floor = cpu(plain, 5_000)
+        for known in (1_000, 10_000, 30_000):
+            while len(manager._runtime.agents) < known:
+                many()
+            yield Row(
+                f"register an agent, {known:,} known",
+                cpu(many, 1, 5) / 1_000,
+                floor,
+                "an entry in a dict; ours of 1,000 at once",
+                growth=Growth("register an agent", known, "agents"),
+            )
 
 
 def _bucket() -> Callable[[], object]:

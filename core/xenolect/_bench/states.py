@@ -53,7 +53,7 @@ class Times:
         """The row of what ``pick`` picks."""
         ratio = pick(self.cpu[0]) / pick(self.cpu[1])
         cpu = 1 / ratio if "at_least" in promise else ratio
-        return Row(name, pick(self.ours), pick(self.floor), floor, **promise, cpu=cpu)
+        return Row(name, pick(self.ours), pick(self.floor), floor, **promise, cpu=cpu, growth=None)
 
 
 def turns(ours: Job, floor: Job, number: int) -> Times:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
+import attrs
 import click
 
 from xenolect._bench import FULL, GROUPS, Plan, Row, run
+from xenolect._bench.peers import absent
 from xenolect._bench.rows import duration
 from xenolect._cli.common import Output
+from xenolect._cli.growth import curves, drawn, text
 from xenolect.units import bytes_of
 
 
@@ -16,12 +20,21 @@ from xenolect.units import bytes_of
 @click.option("--only", multiple=True, type=click.Choice(list(GROUPS)), help="Only these groups.")
 @click.option("--size", default="64MiB", show_default=True, help="Size of the large state.")
 @click.option("--full", is_flag=True, help="The sizes promised for: 1 GiB, takes 2 GiB of memory.")
+@click.option("--peers", is_flag=True, help="Also what else is installed and does such work.")
+@click.option(
+    "--plot", type=click.Path(dir_okay=False), metavar="FILE", help="Write a page with charts here."
+)
 @click.option("--json", "machine", is_flag=True, help="One JSON document on standard output.")
-def command(only: tuple[str, ...], size: str, full: bool, machine: bool) -> None:
-    """Measure the promised paths beside floors measured in the same run. Prints; gates nothing."""
+def command(
+    only: tuple[str, ...], size: str, full: bool, peers: bool, plot: str | None, machine: bool
+) -> None:
+    """Measure the promised paths beside floors measured in the same run. Prints; gates nothing.
+
+    What is measured at several sizes is drawn as well: how it grows.
+    """
     output = Output(machine)
     try:
-        plan = Plan(FULL if full else bytes_of(size))
+        plan = Plan(FULL if full else bytes_of(size), peers)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--size") from error
 
@@ -39,6 +52,8 @@ def command(only: tuple[str, ...], size: str, full: bool, machine: bool) -> None
         )
 
     rows = []
+    if peers and (missing := absent()):
+        click.echo(f"not installed here: {', '.join(missing)}", err=True)
     if not machine:
         click.echo(
             f"{'operation':<44}{'ours':>10}{'floor':>10}  ratio     {'by CPU':<7}{'promised':<26}the floor is"
@@ -47,6 +62,15 @@ def command(only: tuple[str, ...], size: str, full: bool, machine: bool) -> None
         rows.append(row)
         if not machine:
             click.echo(line(row))
+    found = curves(rows)
+    if found and not machine:
+        click.echo("\nhow it grows")
+        for each in text(found):
+            click.echo(each)
+    if plot is not None:
+        Path(plot).write_text(drawn(found), "utf-8")
+        if not machine:
+            click.echo(f"charts {plot}")
     if machine:
         output.show(
             [
@@ -59,6 +83,7 @@ def command(only: tuple[str, ...], size: str, full: bool, machine: bool) -> None
                     "floor": row.floor,
                     "promise": row.promise,
                     "held": row.held,
+                    "growth": row.growth and attrs.asdict(row.growth),
                 }
                 for row in rows
             ],

@@ -59,18 +59,31 @@ class Mark:
 
 
 def chart(
-    title: str, lines: Sequence[Line], marks: Sequence[Mark] = (), *, log: bool = False
+    title: str,
+    lines: Sequence[Line],
+    marks: Sequence[Mark] = (),
+    *,
+    log: bool = False,
+    of: str = "",
 ) -> str:
-    """Curves over time as one ``<svg>``; ``log``: powers of ten on the axis, else shares in per cent."""
+    """Curves over time as one ``<svg>``; ``log``: powers of ten on the axis, else shares in per cent.
+
+    ``of``: not over time but over a number of these, by powers of ten as well.
+    """
     lines = [line for line in lines if line.at]
     if not lines:
         return f"<p>{escape(title)}: there is nothing to draw.</p>"
     end = max(max(line.at) for line in lines) or 1.0
+    sizes = sorted({t for line in lines for t in line.at}) if of else []
+    first, last = (math.log10(max(sizes[0], 0.5)), math.log10(end)) if of else (0.0, 1.0)
     values = [v for line in lines for v in (*line.value, *line.low, *line.high)]
     values += [mark.value for mark in marks]
     bottom, top, ticks = _decades(values) if log else (0.0, 1.0, [0.0, 0.25, 0.5, 0.75, 1.0])
 
     def x(at: float) -> float:
+        if of:
+            share = (math.log10(max(at, 0.5)) - first) / ((last - first) or 1.0)
+            return LEFT + (WIDTH - LEFT - RIGHT) * share
         return LEFT + (WIDTH - LEFT - RIGHT) * at / end
 
     def y(value: float) -> float:
@@ -92,11 +105,16 @@ def chart(
             f'y2="{y(level):.1f}"/><text x="{LEFT - 8}" y="{y(level) + 4:.1f}" '
             f'text-anchor="end">{name}</text>'
         )
-    for k in range(5):
+    below = HEIGHT - BOTTOM + 18
+    for k, at in enumerate(sizes):
+        anchor = "end" if k == len(sizes) - 1 else "middle" if k else "start"
+        name = f"{at:,.10g}{f' {of}' if k == len(sizes) - 1 else ''}"
+        parts.append(f'<text x="{x(at):.1f}" y="{below}" text-anchor="{anchor}">{name}</text>')
+    for k in range(0 if of else 5):
         at = end * k / 4
         anchor = "end" if k == 4 else "middle" if k else "start"
         parts.append(
-            f'<text x="{x(at):.1f}" y="{HEIGHT - BOTTOM + 18}" text-anchor="{anchor}">'
+            f'<text x="{x(at):.1f}" y="{below}" text-anchor="{anchor}">'
             f"{escape(format_seconds(round(at, 0 if end >= 8 else 2))) if at else '0'}</text>"
         )
     parts += [
