@@ -58,7 +58,8 @@ def demo(sessions: int, as_json: bool, out: Path, seed: int, keep: bool, execute
     """
     from xenolect_mcp.demo import report
     from xenolect_mcp.demo.live import LiveScreen, verdict
-    from xenolect_mcp.demo.play import Play, Screen, policy_text
+    from xenolect_mcp.demo.play import Play, policy_text
+    from xenolect_mcp.demo.screen import Screen
 
     if execute:
         from xenolect_mcp.demo import suites

@@ -12,8 +12,8 @@ from rich.syntax import Syntax
 from rich.table import Table
 from rich.text import Text
 
-from xenolect_mcp.demo.play import Screen
 from xenolect_mcp.demo.results import Arm, PhaseResult, Results
+from xenolect_mcp.demo.screen import Screen
 
 __all__ = ["LiveScreen", "verdict"]
 

@@ -21,19 +21,26 @@ from typing import Any
 import attrs
 import httpx2
 
-from xenolect import Agent, AgentContext, CanaryState, EmergenceManager, Reason
+from xenolect import (
+    Agent,
+    AgentContext,
+    EmergenceManager,
+    Reason,
+)
 from xenolect_mcp import data
 from xenolect_mcp.data import Session
 from xenolect_mcp.demo import dictionaries
 from xenolect_mcp.demo.clients import Clients, Server, Ticket, serving
+from xenolect_mcp.demo.outcomes import OVER, decided, end
 from xenolect_mcp.demo.results import Arm, Attempt, PhaseResult, Results, Sample
+from xenolect_mcp.demo.screen import Screen
 from xenolect_mcp.demo.server import LENIENT, scaled
 from xenolect_mcp.demo.steps import LAGGING, Step, steps
 from xenolect_mcp.demo.traffic import DICTIONARY, Member, deal, fleet, training
 from xenolect_mcp.transport import Exchange
 from xenolect_mcp.wire import Dictionary
 
-__all__ = ["Play", "Screen", "policy_text"]
+__all__ = ["Play", "policy_text"]
 
 CONCURRENCY = (
     8  # conversations at a time: enough to keep both processes busy (2.9 -> 2.0 ms a call)
@@ -43,23 +50,6 @@ WARM_UP = (
 )
 SAMPLE = 0.05  # seconds between two looks at a rollout
 PATIENCE = 3.0  # seconds for a decision after the last conversation
-_OVER = (CanaryState.PROMOTED, CanaryState.ROLLED_BACK, CanaryState.ABORTED)
-
-
-class Screen:
-    """What the play tells whoever watches; this one says nothing."""
-
-    def began(self, text: str) -> None:
-        """Something that takes a moment begins."""
-
-    def phase(self, phase: PhaseResult) -> None:
-        """A phase begins."""
-
-    def moved(self, phase: PhaseResult) -> None:
-        """The phase has a new sample."""
-
-    def decided(self, phase: PhaseResult) -> None:
-        """The phase is over."""
 
 
 def policy_text() -> str:
@@ -253,6 +243,8 @@ class Play:
         except TimeoutError:
             over.set()
         await watcher
+        if phase.outcome == "undecided":
+            await asyncio.to_thread(end, manager, phase)
         await asyncio.to_thread(manager.flush)
         self.screen.decided(phase)
         return step.variant if phase.outcome == "promoted" else winner
@@ -277,12 +269,8 @@ class Play:
             )
             phase.ended = self.elapsed
             phase.evidence = json.loads(json.dumps(dict(evidence), default=_plain))
-            if status.state in _OVER or over.is_set():
-                phase.reason = _words(status.state, status.reason)
-                if status.state == CanaryState.PROMOTED:
-                    phase.outcome = "promoted"
-                elif status.state == CanaryState.ROLLED_BACK:
-                    phase.outcome = "stopped"
+            if status.state in OVER or over.is_set():
+                decided(phase, status)
                 over.set()
                 self.screen.moved(phase)
                 return
@@ -438,19 +426,6 @@ def _arm(reason: Reason, variant: str, canary: str | None, number: int) -> Arm:
     if reason == Reason.CONTROL:
         return Arm.CONTROL
     return Arm.REPLAY if canary is None and number else Arm.OTHER
-
-
-_REASONS = {
-    "failure_ratio": "it fails more often than the control",
-    "collapse_without_control": "it fails nearly always",
-    "non_inferiority": "it is shown to be no worse than the control",
-}
-
-
-def _words(state: CanaryState, reason: str) -> str:
-    if state == CanaryState.PROMOTED:
-        return _REASONS["non_inferiority"]
-    return _REASONS.get(reason, reason)
 
 
 def _plain(value: Any) -> Any:
