@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
@@ -14,6 +15,8 @@ from xenolect.interfaces import ChunkStore, Cipher, EnvelopeCipher, Index
 from xenolect.model import ProtocolVariant
 from xenolect.testing import Clock
 from xenolect_backends.memory import MemoryChunks, MemoryIndex
+
+CHUNK = 1024  # bytes, of every desk that names no other size
 
 
 class Plain:
@@ -51,7 +54,7 @@ class Desk:
         self.chunks: ChunkStore = chunks or MemoryChunks()
         self.cipher: Cipher | EnvelopeCipher = cipher or self.usual_cipher
         # No cache: these tests damage what is stored and look what a reader makes of it.
-        options = {"chunk_size": 1024, "cache_size": 0, **state}
+        options = {"chunk_size": CHUNK, "cache_size": 0, **state}
         self.config = Config(state=StateConfig(**options))
         self.facts: dict[tuple[str, str], Fact] = {}
         self.clock_ = clock or Clock()
@@ -130,3 +133,16 @@ class Desk:
     def objects(self) -> list[str]:
         """Every key in the store."""
         return list(self.chunks.list(""))
+
+
+def noise(size, seed=1):
+    """Bytes that do not compress."""
+    out = bytearray()
+    while len(out) < size:
+        out += hashlib.sha256(f"{seed} {len(out)}".encode()).digest()
+    return bytes(out[:size])
+
+
+def snapshot(chunks):
+    """Every object."""
+    return {key: chunks.get(key) for key in chunks.list("")}

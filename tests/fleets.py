@@ -1,4 +1,4 @@
-"""A small fleet and two variants, for any manager."""
+"""A small fleet, two variants and a rollout of one, for any manager."""
 
 from __future__ import annotations
 
@@ -44,3 +44,26 @@ def traffic(
             manager.report(chosen, name, success=ok, latency_ms=draw.lognormvariate(2.0, 0.3))
         clock.advance(60)
         manager.tick()
+
+
+def status(manager: EmergenceManager, variant: str = "zstd") -> str:
+    """The variant's status."""
+    return str(manager.variants.get(variant).status)
+
+
+def canary(manager: EmergenceManager, **zstd: Any) -> tuple[list[str], list[str]]:
+    """A rollout of ``zstd``; the agents it is served, and the others."""
+    names = fleet(manager)
+    _, variant = json_and_zstd(manager, **zstd)
+    manager.canaries.start(variant, seed=1, initial_fraction=0.2)
+    inside = [n for n in names if manager.canaries.routes("zstd", n)]
+    return inside, [n for n in names if n not in inside]
+
+
+def break_point(manager: EmergenceManager, point: Any) -> None:
+    """Change the object of a point."""
+    key = manager._runtime.value("point", f"{point.variant_id}/{int(point.id.split('@')[1]):08d}")[
+        "object"
+    ]
+    chunks = manager._runtime.chunks
+    chunks.put(key, chunks.get(key)[:-1] + b"?", if_absent=False)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
-from tests.fleets import fleet, json_and_zstd
+from tests.fleets import fleet, json_and_zstd, status
 
 from xenolect import (
     AgentContext,
@@ -27,11 +27,6 @@ from xenolect.judges import Evidence
 from xenolect.testing import Clock, Heard
 
 Opened = Callable[..., EmergenceManager]
-
-
-def status(manager: EmergenceManager, variant: str = "zstd") -> str:
-    """The variant's status."""
-    return str(manager.variants.get(variant).status)
 
 
 def traffic(

@@ -1,4 +1,4 @@
-"""The rooms: who may use what, and what importing costs."""
+"""The rooms: who may use what, how long a file may be, and what importing costs."""
 
 from __future__ import annotations
 
@@ -64,6 +64,37 @@ def test_the_look_for_private_imports_finds_one(tmp_path):
         "bad.py: xenolect._layers",
         "bad.py: xenolect._options.fill",
     ]
+
+
+LONGEST = 450  # lines of a file that says nothing about it
+
+
+def long_files(folder):
+    """``file: lines`` of each module that is longer, and whose docstring gives no reason."""
+    for file in sorted(folder.rglob("*.py")):
+        text = file.read_text("utf-8")
+        lines = text.count("\n")
+        if lines > LONGEST and "Whole because " not in (ast.get_docstring(ast.parse(text)) or ""):
+            yield f"{file.relative_to(folder)}: {lines}"
+
+
+def test_a_file_is_one_concept():
+    """A longer file says in its docstring what it is whole because of: "Whole because ..."."""
+    folders = ["contrib", "tests"]
+    places = [room(f"xenolect{name}") for name in ("", "_plugins", "_backends")]
+    found = [each for place in places for each in long_files(place)]
+
+    assert found + [each for name in folders for each in long_files(ROOT / name)] == []
+
+
+def test_the_look_for_long_files_finds_one(tmp_path):
+    """One line too many, without a reason; with one, or a line less, a file is left alone."""
+    body = "x = 1\n" * (LONGEST - 1)
+    (tmp_path / "good.py").write_text('"""A table."""\n' + body)
+    (tmp_path / "long.py").write_text('"""A table."""\n' + body + "x = 2\n")
+    (tmp_path / "whole.py").write_text('"""A table.\n\nWhole because it is one.\n"""\n' + body)
+
+    assert list(long_files(tmp_path)) == ["long.py: 451"]
 
 
 @pytest.mark.parametrize(

@@ -8,19 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.desk import Desk
+from tests.desk import CHUNK, Desk, noise
 from tests.test_states import (  # noqa: F401  the same tests, on this module's `desk`
-    CHUNK,
-    noise,
     test_a_stale_expected_version_is_a_conflict,
     test_a_variant_can_be_without_a_state_again,
     test_anything_with_a_buffer_is_bytes,
     test_bytes_and_files_come_back,
+    test_short_reads_are_put_together,
+    test_versions_grow_by_one_and_stay,
+)
+from tests.test_states_parts import (  # noqa: F401  and these
     test_json_is_not_patched,
     test_progress_tells_bytes,
     test_put_async_stores_in_order_and_carries_errors,
-    test_short_reads_are_put_together,
-    test_versions_grow_by_one_and_stay,
 )
 
 from xenolect import EmergenceManager, VariantStatus

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from tests.desk import Desk
+from tests.desk import CHUNK, Desk, noise
 from tests.fault_proxy import FAULTS, FaultProxy
 from tests.s3_services import BUCKET, Service
 from tests.test_chunk_stores_s3 import CLIENTS
-from tests.test_states import CHUNK, noise
 
 from xenolect.errors import DuplicateError, NotFoundError, UnavailableError
 from xenolect.interfaces import ChunkStore

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from click.testing import CliRunner
-from tests.test_states import noise
+from tests.desk import noise
 
 from xenolect import open as open_manager
 from xenolect._scavenge import scavenge

@@ -6,7 +6,7 @@ import shutil
 import time
 
 import pytest
-from tests.test_states import noise
+from tests.desk import noise
 
 from xenolect import CorruptError
 from xenolect import open as open_manager

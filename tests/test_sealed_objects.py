@@ -6,9 +6,8 @@ import itertools
 import os
 
 import pytest
-from tests.desk import Desk
-from tests.test_states import CHUNK, noise
-from tests.test_states_faults import reads, snapshot
+from tests.desk import CHUNK, Desk, noise, snapshot
+from tests.test_states_faults import reads
 
 from xenolect import CorruptError
 from xenolect._envelope import CHUNK as CHUNK_KIND

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from tests.desk import Desk
-from tests.test_states import CHUNK, noise
+from tests.desk import CHUNK, Desk, noise
 
 from xenolect import CorruptError, VariantStatus
 from xenolect import open as open_manager

@@ -6,7 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from tests import test_states, test_states_faults, test_states_repair
+from tests import (
+    test_states,
+    test_states_crashes,
+    test_states_faults,
+    test_states_parts,
+    test_states_repair,
+)
 from tests.desk import Desk
 from tests.test_states import desk as desk
 
@@ -24,14 +30,19 @@ UNSEALED = {
     "test_the_flags_say_how_a_chunk_is_stored",
     "test_chunks_of_another_store_are_refused",  # in words of its own, as above
 }
-globals().update(
-    {
-        name: test
-        for module in (test_states, test_states_faults, test_states_repair)
-        for name, test in vars(module).items()
-        if name.startswith("test_") and name not in UNSEALED
-    }
-)
+TESTS = {
+    name: test
+    for module in (
+        test_states,
+        test_states_parts,
+        test_states_faults,
+        test_states_crashes,
+        test_states_repair,
+    )
+    for name, test in vars(module).items()
+    if name.startswith("test_")
+}
+globals().update({name: test for name, test in TESTS.items() if name not in UNSEALED})
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -45,5 +56,4 @@ def usually_sealed() -> Iterator[None]:
 
 def test_the_tests_that_are_left_out_exist() -> None:
     """None of them was renamed without being looked at."""
-    known = {*vars(test_states), *vars(test_states_faults), *vars(test_states_repair)}
-    assert known >= UNSEALED
+    assert set(TESTS) >= UNSEALED

@@ -11,7 +11,7 @@ import zlib
 
 import pytest
 from click.testing import CliRunner
-from tests.test_states import noise
+from tests.desk import noise
 
 from xenolect import InvalidError, VariantStatus
 from xenolect import open as open_manager
