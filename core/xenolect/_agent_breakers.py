@@ -15,7 +15,8 @@ from typing import Any
 
 import attrs
 
-from xenolect._circuit import ADMITTING, Circuit, Permit
+from xenolect._circuit import ADMITTING, Circuit
+from xenolect._permit import Permit
 from xenolect.interfaces import Safeguard
 from xenolect.model import BreakerState
 

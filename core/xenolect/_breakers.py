@@ -19,7 +19,8 @@ import attrs
 from xenolect import safeguards as sg
 from xenolect._agent_breakers import AgentBreakers
 from xenolect._breaker_records import KEPT, Ledger, Record, Times, read_record, revive
-from xenolect._circuit import ADMITTING, Permit
+from xenolect._circuit import ADMITTING
+from xenolect._permit import Permit
 from xenolect._shut import Shut
 from xenolect._variant_breaker import VariantBreaker, waiting
 from xenolect.breaker import CircuitBreaker

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import attrs
 
-from xenolect._circuit import Permit
+from xenolect._permit import Permit
 from xenolect.breaker import CircuitBreaker
 from xenolect.model import BreakerState
 

@@ -31,7 +31,8 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 from xenolect import forks
 from xenolect import safeguards as sg
-from xenolect._circuit import FOLD, Circuit, Counts, Permit
+from xenolect._circuit import FOLD, Circuit
+from xenolect._permit import Counts, Permit
 from xenolect.errors import BreakerOpenError, InvalidError
 from xenolect.interfaces import Safeguard
 from xenolect.model import BreakerState, BreakerStatus
