@@ -13,18 +13,15 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
-import attrs
-
 from xenolect._agents_lately import Agents, is_hour
-from xenolect._buckets import RESOLUTIONS, begin, end
-from xenolect._codec import moment
+from xenolect._histories import Histories
 from xenolect._once import Once, is_once
 from xenolect._sending import Sending
 from xenolect._stored import Stored
-from xenolect._tracks import LEAST_LOG, Cell, Feed, Track, merged, whole
+from xenolect._tracks import LEAST_LOG, Cell, Feed, Track, merged
 from xenolect._tracks import add_sum as _sum
 from xenolect.config import MetricsConfig
-from xenolect.errors import InvalidError, LimitError
+from xenolect.errors import LimitError
 from xenolect.facts import Observation, Window
 from xenolect.interfaces import Index
 from xenolect.model import PerformanceHistory, PerformanceMetrics, Stability
@@ -33,7 +30,6 @@ from xenolect.sketch import SCALE, ZERO
 
 __all__ = ["Performance"]
 
-LEAST = 200  # fewer latencies of its own, and an agent is compared with the pooled ones
 HOUR = 3600.0
 CLASSES = 64  # classes of agents counted apart; the rest is pooled
 PAGE = 1000  # windows of others taken in at a time
@@ -55,8 +51,6 @@ class Performance:
         self._config = config
         self._index = index
         self._clock = clock
-        self._resolve = resolve
-        self._flush = flush
         self._writer = writer
         self.fold = threading.RLock()  # guards counters, windows and evidence; never held over I/O
         self.tracks: dict[str, Track] = {}
@@ -77,6 +71,7 @@ class Performance:
         self._heard: dict[str, int] = {}  # what of a variant ``restore`` read already
         self.stored = Stored(index, config)
         self.sending = Sending(self, index, writer)
+        self._histories = Histories(self.stored, clock, resolve, flush, self._of_agents)
         self.unheard = False  # did this process store anything since it last followed?
 
     # -- who and what ---------------------------------------------------------------------------
@@ -386,10 +381,7 @@ class Performance:
 
     def history(self, variant: Any, window: timedelta = timedelta(hours=24)) -> PerformanceHistory:
         """Everything measured of a variant in the last ``window``, exactly, from all processes."""
-        history, first = self._stored(variant, window)
-        if first is None:
-            return history.history()
-        return attrs.evolve(whole(history.history()), since=moment(first))
+        return self._histories.history(variant, window)
 
     def rollups(self, variant: Any, resolution: str = "hourly") -> list[PerformanceHistory]:
         """What was measured of a variant in each hour, day or month (UTC) that is kept, oldest first.
@@ -397,63 +389,15 @@ class Performance:
         ``since`` and ``until`` of each are the ends of its bucket. Exact, from all processes, the bucket
         that is not over included. InvalidError unless "hourly", "daily" or "monthly".
         """
-        if resolution not in RESOLUTIONS:
-            raise InvalidError(
-                f"resolution must be 'hourly', 'daily' or 'monthly', got {resolution!r}"
-            )
-        variant_id = self._resolve(variant)
-        self._flush()
-        found: dict[float, Track] = {}
-        for each in self.stored.rolled(variant_id, resolution, self._clock())[1]:
-            start = begin(resolution, each.start)
-            found.setdefault(start, Track(variant_id, Feed())).add(each, 1.0)
-        return [
-            attrs.evolve(
-                whole(track.history()), since=moment(start), until=moment(end(resolution, start))
-            )
-            for start, track in sorted(found.items())
-        ]
+        return self._histories.rollups(variant, resolution)
 
     def baseline(self, variant: Any, *, by_agent: bool) -> dict[str, Any]:
-        """The last 24 hours of a variant, to be frozen when a rollout starts.
+        """The last 24 hours of a variant, to be frozen when a rollout starts."""
+        return self._histories.baseline(variant, by_agent=by_agent)
 
-        From all processes, and with ``by_agent`` for each agent apart (what others saw of single
-        agents arrives with an hour's delay), with its latencies where there are ``LEAST`` of them.
-        """
-        total, _ = self._stored(variant, timedelta(hours=24))
-        agents = Agents()
-        if by_agent:
-            variant_id, now = self._resolve(variant), self._clock()
-            for part in agents.parts(variant_id):
-                for window in self.stored.lately(part, now - 86400.0 - HOUR, now)[1]:
-                    agents.merge(window)
-            with self.fold:
-                track = self.tracks.get(variant_id)
-                waiting = [] if track is None else track.agents.windows(variant_id, now, now)
-            for window in (*self._hours, *waiting):
-                if window.variant_id in agents.parts(variant_id):
-                    agents.merge(window)
-        return {
-            "operations": int(total.tally.count),
-            "failures": int(total.tally.failures),
-            "units": agents.counts,
-            "latency": total.sketch.to_json(),
-            "unit_latency": {
-                unit: [list(pair) for pair in sorted(bins.items())]
-                for unit, bins in agents.latencies.items()
-                if sum(bins.values()) >= LEAST
-            },
-        }
-
-    def _stored(self, variant: Any, window: timedelta) -> tuple[Track, float | None]:
-        """Everything stored of a variant since ``window`` ago, and when that begins."""
-        variant_id = self._resolve(variant)
-        self._flush()
-        now = self._clock()
-        since = now - window.total_seconds()
-        total = Track(variant_id, Feed())
-        first: float | None = None
-        for stored in self.stored.since(variant_id, since, now)[1]:
-            total.add(stored, 1.0)
-            first = stored.start if first is None else min(first, stored.start)
-        return total, first
+    def _of_agents(self, variant_id: str, now: float) -> list[Window]:
+        """What single agents did that no flush stores yet."""
+        with self.fold:
+            track = self.tracks.get(variant_id)
+            waiting = [] if track is None else track.agents.windows(variant_id, now, now)
+        return [*self._hours, *waiting]
