@@ -28,6 +28,7 @@ from xenolect._parts import Parts
 from xenolect._performance import Performance
 from xenolect._references import References
 from xenolect._registry import Registry
+from xenolect._rules import Rules
 from xenolect._sending import Taken
 from xenolect._structure import Profile, Route, Structure, class_of
 from xenolect._writer import Writer
@@ -91,7 +92,7 @@ class Runtime:
             config, registry, steady if self.real_time else self.clock, self._dependency
         )
         self.index, self.chunks = self.parts.index, self.parts.chunks
-        self.cipher, self.rules = self.parts.cipher, self.parts.rules
+        self.cipher, self.refuses = self.parts.cipher, Rules(self.parts.rules).refuses
         self.performance = Performance(
             config.metrics,
             lambda: self.index,
@@ -198,25 +199,6 @@ class Runtime:
         """The id of the protocol's baseline."""
         value = self.value("baseline", protocol)
         return None if value is None else value["variant_id"]
-
-    def refuses(self, variant: ProtocolVariant, context: AgentContext) -> str | None:
-        """The first rule's reason against a variant; a rule that raises excludes it."""
-        for name, rule in self.rules:
-            try:
-                reason = rule.refuses(variant, context)
-                if reason is not None and not isinstance(reason, str):
-                    raise TypeError(f"it answered {reason!r}, neither words nor None")
-            except Exception as error:
-                reason = f"rule {name!r} failed: {type(error).__name__}: {error}"
-                log.warning(
-                    "variant %s is excluded: %s",
-                    variant.id,
-                    reason,
-                    extra={"variant_id": variant.id},
-                )
-            if reason is not None:
-                return reason
-        return None
 
     def profile(self, context: AgentContext) -> Profile:
         """The shared profile of a context."""
