@@ -46,7 +46,7 @@ def mean(values: Sequence[float]) -> float:
 def bounded(capitals: list[float]) -> list[float]:
     """The capitals within ``[FLOOR, CEILING]``."""
     if min(capitals) < FLOOR or max(capitals) > CEILING:
-        return [min(max(capital, FLOOR), CEILING) for capital in capitals]
+        return [k if FLOOR <= k <= CEILING else FLOOR if k < FLOOR else CEILING for k in capitals]
     return capitals
 
 
@@ -177,11 +177,14 @@ class NonInferiority:
         if not n_c or not n_b:
             return
         gain = (self.margin - (sums[0] / n_c - sums[1] / n_b)) / self.reach
-        self.operations = [0, 0]
-        self.sums = [0.0, 0.0]
-        self.capitals = bounded(
-            [k * (1.0 + bet * gain) for k, bet in zip(self.capitals, self.lambdas, strict=True)]
-        )
+        seen[0] = seen[1] = 0
+        sums[0] = sums[1] = 0.0
+        self.capitals = [  # bounded, in one turn: three of these are most of a canary's record
+            k
+            if FLOOR <= (k := c * (1.0 + bet * gain)) <= CEILING
+            else (FLOOR if k < FLOOR else CEILING)
+            for c, bet in zip(self.capitals, self.lambdas, strict=False)
+        ]
         self.blocks += 1
         self._value = None
 
