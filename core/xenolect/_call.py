@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import CancelledError
 from types import TracebackType
 from typing import Self
 
+from xenolect._permit import cancelled
 from xenolect._runtime import Runtime
 from xenolect.model import ProtocolVariant, Selection
 
@@ -74,7 +74,7 @@ class Call:
         trace: TracebackType | None,
     ) -> None:
         elapsed = (time.perf_counter() - self._started) * 1000.0
-        if self._ignored or (kind is not None and _cancelled(kind)):
+        if self._ignored or (kind is not None and cancelled(kind)):
             if self.selection.permit is not None:
                 self.selection.permit.ignore()
             return
@@ -90,10 +90,3 @@ class Call:
         trace: TracebackType | None,
     ) -> None:
         self.__exit__(kind, error, trace)
-
-
-def _cancelled(kind: type[BaseException]) -> bool:
-    """Cancellation by asyncio, trio or the user; never the variant's fault."""
-    if issubclass(kind, (KeyboardInterrupt, SystemExit, GeneratorExit, CancelledError)):
-        return True
-    return not issubclass(kind, Exception)  # asyncio's and trio's are BaseExceptions only

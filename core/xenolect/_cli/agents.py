@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import click
@@ -67,24 +67,35 @@ def _said(agent: Agent, output: Output, what: str) -> None:
     output.show(agent, lambda: say(f"{agent.id}  {what}  version {agent.version}"))
 
 
+def _describing(verb: Callable[..., None]) -> Callable[..., None]:
+    """The options that say what an agent is."""
+    for option in (
+        click.option("--platform", default="", help="Where it runs; requirements may name it."),
+        click.option(
+            "--version", default="", help="The agent's own version; requirements may name it."
+        ),
+        click.option(
+            "--preference",
+            "-p",
+            multiple=True,
+            metavar="METRIC=WEIGHT",
+            help="What matters to it; may be repeated.",
+        ),
+        click.option(
+            "--capability",
+            "-c",
+            multiple=True,
+            metavar="NAME=VALUE",
+            help="What it can do; may be repeated.",
+        ),
+    ):
+        verb = option(verb)
+    return verb
+
+
 @command.command("register")
 @click.argument("agent")
-@click.option(
-    "--capability",
-    "-c",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="What it can do; may be repeated.",
-)
-@click.option(
-    "--preference",
-    "-p",
-    multiple=True,
-    metavar="METRIC=WEIGHT",
-    help="What matters to it; may be repeated.",
-)
-@click.option("--version", default="", help="The agent's own version; requirements may name it.")
-@click.option("--platform", default="", help="Where it runs; requirements may name it.")
+@_describing
 @store_command()
 def register(
     manager: EmergenceManager,
@@ -102,22 +113,7 @@ def register(
 
 @command.command("update")
 @click.argument("agent")
-@click.option(
-    "--capability",
-    "-c",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="What it can do; may be repeated.",
-)
-@click.option(
-    "--preference",
-    "-p",
-    multiple=True,
-    metavar="METRIC=WEIGHT",
-    help="What matters to it; may be repeated.",
-)
-@click.option("--version", default="", help="The agent's own version; requirements may name it.")
-@click.option("--platform", default="", help="Where it runs; requirements may name it.")
+@_describing
 @store_command()
 def update(
     manager: EmergenceManager,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +11,7 @@ from xenolect.errors import ConflictError
 from xenolect.facts import Put
 from xenolect.interfaces import Index
 from xenolect.testing._index_place import IndexInPlace, observation, replayed
+from xenolect.testing._threads import run
 
 __all__ = ["ConcurrencyTests"]
 
@@ -130,22 +130,3 @@ class ConcurrencyTests(IndexInPlace):
         assert replayed(index.changes(0)) == index.load()
         sequences = [each.sequence for each in index.observations("r1", 0)]
         assert sequences == list(range(1, total + 1))
-
-
-def run(jobs: Sequence[Callable[[], None]]) -> None:
-    """Run all jobs in threads of their own; re-raise the first error."""
-    errors: list[BaseException] = []
-
-    def guarded(job: Callable[[], None]) -> None:
-        try:
-            job()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]

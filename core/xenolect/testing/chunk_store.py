@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from xenolect.errors import DuplicateError, InvalidError, NotFoundError
 from xenolect.interfaces import ChunkStore
+from xenolect.testing._threads import run
 
 __all__ = ["ChunkStoreTests"]
 
@@ -265,7 +266,7 @@ class ChunkStoreTests(ABC):
                     return
                 won.append(data)
 
-            _run([partial(create, index) for index in range(self.threads)])
+            run([partial(create, index) for index in range(self.threads)])
             assert len(won) == 1
             assert stores[0].get(key) == won[0]
         for store in stores:
@@ -296,7 +297,7 @@ class ChunkStoreTests(ABC):
                     if len(data) < 100_000 or len(data) - 100_000 != data[0] or len(set(data)) != 1:
                         torn.append((key, len(data)))
 
-        _run([write, read])
+        run([write, read])
         assert torn == []
         writer.close()
         reader.close()
@@ -304,25 +305,6 @@ class ChunkStoreTests(ABC):
     def test_behaves_like_a_dictionary(self) -> None:
         """Random histories on two handles against a dict (hypothesis)."""
         _play(self)
-
-
-def _run(jobs: list[Any]) -> None:
-    """Run all jobs in threads of their own; re-raise the first error."""
-    errors: list[BaseException] = []
-
-    def guarded(job: Any) -> None:
-        try:
-            job()
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=guarded, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
 
 
 # No key is another's directory: file systems can not hold both.
