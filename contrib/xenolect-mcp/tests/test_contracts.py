@@ -94,6 +94,22 @@ async def test_a_contract_rolled_back_is_kept_by_nobody(manager: EmergenceManage
     assert sum(isinstance(m, types.ToolListChangedNotification) for m in heard) == 1
 
 
+async def test_who_is_gone_is_not_warned_of(
+    manager: EmergenceManager, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What an earlier reader would be shown now is looked up in silence: it asked for nothing."""
+    variants(manager, requirements={})
+    middleware = emergent(manager)
+    async with Client(weather(middleware), mode=LEGACY, cache=None) as client:
+        await client.list_tools()  # of nobody
+        manager.variants.activate("celsius", force=True)
+        prefer(manager, "celsius")
+        await middleware._notices.look()
+        assert [r for r in caplog.records if r.name == "xenolect.mcp"] == []
+        await client.list_tools()
+        assert len([r for r in caplog.records if r.name == "xenolect.mcp"]) == 1
+
+
 async def test_listeners_of_2026_hear_it_over_the_bus(manager: EmergenceManager) -> None:
     """From 2026-07-28 on change notices are only for who listens."""
     inside, _ = rollout(manager)

@@ -13,7 +13,8 @@ import logging
 import time
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -50,9 +51,21 @@ class Warnings:
 
     def __init__(self) -> None:
         self._said: dict[str, float] = {}
+        self._silent = False
+
+    @contextmanager
+    def silenced(self) -> Iterator[None]:
+        """Say nothing in this block: nobody has asked for what is looked up there."""
+        self._silent = True
+        try:
+            yield
+        finally:
+            self._silent = False
 
     def __call__(self, what: str, *words: object, about: str = "") -> None:
         """``about`` tells two cases of one sentence apart."""
+        if self._silent:
+            return
         now = time.monotonic()
         key = f"{what} {about}"
         if now - self._said.get(key, float("-inf")) >= 10.0:

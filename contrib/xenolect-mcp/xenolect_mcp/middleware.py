@@ -152,7 +152,8 @@ class EmergenceMiddleware:
 
     def _shown(self, caller: Caller) -> Any:
         """The contract a caller would be listed now."""
-        selection = self.chooser.choose(caller)
+        with self._warn.silenced():
+            selection = self.chooser.choose(caller)
         if selection is None:
             return None
         if selection.permit is not None:
