@@ -2,7 +2,6 @@
 
 Each phase proposes a variant, starts a canary against the current winner under the policy, and deals
 conversations until the manager has decided or none are left. Nothing here decides anything.
-Whole because a phase is one story: proposed, dealt, watched, decided and dealt again on one stage.
 """
 
 from __future__ import annotations
