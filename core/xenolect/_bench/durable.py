@@ -1,4 +1,4 @@
-"""Commits: wall time, beside a plain SQLite transaction on the same disk."""
+"""Commits: wall time, beside a plain SQLite transaction on the same disk; and asking the index."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from xenolect._bench.rows import Plan, Progress, Row, wall
+from xenolect._bench.rows import Plan, Progress, Row, side_by_side, wall
 from xenolect.manager import EmergenceManager
 
 __all__ = ["rows"]
@@ -37,6 +37,13 @@ def rows(plan: Plan, progress: Progress) -> Iterator[Row]:
                 variant = manager.variants.update(variant, changes={"n": next(numbers)})
 
             yield Row("update of a variant, durable", wall(update, 100), floor, "SQLite WAL FULL")
+            index = manager._runtime.index
+
+            def ask() -> object:
+                return plain.execute("select v from t where k = ?", ("50",)).fetchone()
+
+            lookup, floor = side_by_side((lambda: index.get("variant", "x"), ask), 300)
+            yield Row("index lookup", lookup, floor, "a plain SQLite point lookup", at_most=4.0)
             blob = bytes(range(256)) * 4096
 
             def put() -> None:
