@@ -21,6 +21,7 @@ FAULTS = {
     "500": "an internal error instead of doing it",
     "503": "a request to slow down instead of doing it",
     "409": "a conflict with another request under way instead of doing it",
+    "412": "a create is refused as if the name were taken, instead of doing it",
     "dropped": "the connection ends before anything is done",
     "lost": "it is done, and the connection ends without an answer",
     "500 after": "it is done, and an internal error is the answer",
@@ -28,7 +29,12 @@ FAULTS = {
     "afterwards": "nothing happens until the client has given up, and then it is done",
     "cut": "it is done, and half of the answer arrives",
 }
-_CODES = {"500": "InternalError", "503": "SlowDown", "409": "ConditionalRequestConflict"}
+_CODES = {
+    "500": "InternalError",
+    "503": "SlowDown",
+    "409": "ConditionalRequestConflict",
+    "412": "PreconditionFailed",
+}
 _HOP = {"connection", "keep-alive", "transfer-encoding"}
 
 
@@ -111,6 +117,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self._body()
         proxy = self.server.proxy
         fault = proxy.next(f"{self.command} {self.path}")
+        if fault == "412" and "If-None-Match" not in self.headers:
+            fault = None  # without a condition there is none that could fail
         if fault == "dropped":
             self._end()
         elif fault in _CODES:

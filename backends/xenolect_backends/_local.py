@@ -99,9 +99,10 @@ class LocalFiles:
         lstat costs 1 us a part. The root itself may be reached through links: that is the owner's
         choice.
         """
-        path = self.root
-        for part in key.split("/"):
-            path = os.path.join(path, part)
+        path = root = self.root.rstrip(os.sep)
+        parts = key.split("/")
+        for part in parts:
+            path = f"{path}{os.sep}{part}"
             try:
                 mode = os.lstat(path).st_mode
             except (FileNotFoundError, NotADirectoryError):
@@ -114,7 +115,9 @@ class LocalFiles:
                     f"put it there",
                     key=key,
                 )
-        return os.path.join(self.root, *key.split("/"))
+        else:
+            return path
+        return os.sep.join((root, *parts))
 
     def put(self, key: str, data: memoryview, *, if_absent: bool) -> None:
         """Publish one object, durable before returning."""

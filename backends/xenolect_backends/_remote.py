@@ -111,13 +111,17 @@ class RemoteChunks:
             return
         self._check_exclusive(service, turn)
         mark = secrets.token_hex(16)
-        try:
-            turn.run(lambda: service.create(key, view, mark))
-        except Taken as error:
-            if not turn.run(lambda: _ours(service, key, view, mark, turn)):
-                raise DuplicateError(
-                    f"{key!r} exists already; an object is written once"
-                ) from error
+
+        def create() -> None:
+            try:
+                service.create(key, view, mark)
+            except Taken as error:
+                if not _ours(service, key, view, mark, turn):
+                    raise DuplicateError(
+                        f"{key!r} exists already; an object is written once"
+                    ) from error
+
+        turn.run(create)
 
     def get(self, key: str) -> bytes:
         """The whole object; NotFoundError names the key."""
@@ -218,5 +222,8 @@ def _ours(service: Service, key: str, data: memoryview, mark: str, turn: Turn) -
         if found is not None:
             return found == mark
         return turn.failures > 0 and service.read(key) == data
-    except NotFoundError:
-        return False  # removed meanwhile: the name was taken all the same
+    except NotFoundError as error:  # removed meanwhile, or a service that is at odds with itself
+        raise UnavailableError(
+            f"writing {key!r}: the service says that it exists, and then that it does not; nothing was "
+            f"stored"
+        ) from error

@@ -19,6 +19,9 @@ TEMPORARY = ".tmp-"
 _LONGEST = 512
 _PART = 200  # leaves room for a temporary name: file systems end at 255 bytes
 _ALLOWED = re.compile(r"[a-z0-9._/-]*")
+# A trailing dot also covers '.' and '..'; Windows drops it, so two keys would be one file.
+_NAME = rf"(?!{re.escape(TEMPORARY)})[a-z0-9._-]{{0,{_PART - 1}}}[a-z0-9_-]"
+_KEY = re.compile(f"{_NAME}(?:/{_NAME})*")  # one match: it is asked for at every chunk
 _RULE = (
     "a key is relative, of a-z 0-9 . _ - in parts divided by '/', no part empty, '.', '..', longer "
     f"than {_PART}, ending in '.' or starting with '{TEMPORARY}', at most {_LONGEST} characters in all"
@@ -34,13 +37,7 @@ def check_key(key: str) -> str:
 
 def is_key(key: str) -> bool:
     """Does the text keep the rule?"""
-    if not isinstance(key, str) or not _ALLOWED.fullmatch(key) or len(key) > _LONGEST:
-        return False
-    return not any(
-        # A trailing dot also covers '.' and '..'; Windows drops it, so two keys would be one file.
-        not part or part.endswith(".") or part.startswith(TEMPORARY) or len(part) > _PART
-        for part in key.split("/")
-    )
+    return isinstance(key, str) and len(key) <= _LONGEST and _KEY.fullmatch(key) is not None
 
 
 def check_prefix(prefix: str) -> str:
