@@ -10,10 +10,13 @@ import pytest
 from tests.fleets import break_point, fleet, json_and_zstd, status
 
 from xenolect import (
+    Agent,
+    AgentContext,
     ConflictError,
     CorruptError,
     EmergenceManager,
     TransitionError,
+    UnavailableError,
     VariantStatus,
 )
 from xenolect.facts import Put
@@ -284,3 +287,33 @@ def test_trouble_of_both_arms_takes_nobody_back(manager: EmergenceManager, clock
     assert manager.canaries.status("zstd").state == "hold"
     (alert,) = [e.detail["message"] for e in heard.events if e.kind == "canary.alert"]
     assert alert == "both arms fail: nobody is blamed"
+
+
+def test_what_was_committed_counts_also_where_it_can_not_be_read_back(
+    opened: Callable[..., EmergenceManager], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The journal is not readable right after a rollback: it is done all the same, nobody is served what
+    was taken back, and reading goes on where it was."""
+    manager = opened()
+    json_and_zstd(manager)
+    manager.variants.activate("zstd", force=True)
+    index = manager._runtime.index
+    commit, changes, done = index.commit, index.changes, []
+
+    def committed(*given: Any, **named: Any) -> int:
+        done.append(commit(*given, **named))
+        return done[-1]
+
+    def broken(after: int) -> Any:
+        if done:
+            raise UnavailableError("no answer")
+        return changes(after)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(index, "commit", committed)
+        patched.setattr(index, "changes", broken)
+        assert manager.rollback("zstd", reason="by hand").status is VariantStatus.ROLLED_BACK
+        assert manager.select(Agent("a", AgentContext({}))).variant.id == "json"
+    manager.tick()
+    assert manager._runtime.facts == {(fact.kind, fact.key): fact for fact in index.load().facts}
+    assert manager._runtime.digest == index.load().digest

@@ -51,6 +51,9 @@ _BAD_VALUES = (
     OverflowError,
 )
 
+_OF_THE_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL)
+"""One unlock that failed once kept a connection from writing, 10 s at a time, for as long as it was open."""
+
 _abandoned: list[object] = []
 """Connections of a parent process: even closing them here could harm the parent, so they are kept."""
 
@@ -266,12 +269,31 @@ class Connections:
                         writer.execute("ROLLBACK")
                     raise
                 self._checkpoint_if_long(writer)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF in _OF_THE_FILE:
+                    self._start_over()
+                raise
             finally:
                 self._file_lock.release()
         except FOREIGN as error:
             raise_translated(error, self.path)
         finally:
             self._turn.release()
+
+    def _start_over(self) -> None:
+        """Let go of what nobody uses now: what SQLite believes of its locks may be wrong for good."""
+        while self._readers:
+            self._readers.pop().close()
+        if self._feed_lock.acquire(blocking=False):
+            try:
+                if self._feed is not None:
+                    self._feed.close()
+                    self._feed = self.feed_seen = None
+            finally:
+                self._feed_lock.release()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
 
     def _writing(self) -> sqlite3.Connection:
         if self._writer is None:

@@ -24,6 +24,7 @@ from xenolect.errors import (
     CorruptError,
     EmergenceError,
     NotFoundError,
+    StorageFullError,
 )
 from xenolect.facts import Change, Put, canonical
 
@@ -351,9 +352,10 @@ def kids_of(value: Mapping[str, Any]) -> list[str]:
 
 
 def of_keys(error: EmergenceError) -> bool:
-    """Does an error tell of keys, or of a service that is away, and nothing of what they seal?"""
+    """Does an error tell of keys, or of a service that is away or full, and nothing of what they seal?"""
     damaged = isinstance(error, CorruptError) and (error.key or "").startswith(FOLDER)
-    return damaged or error.retryable or isinstance(error, (AccessError, ConfigError))
+    elsewhere = isinstance(error, (AccessError, ConfigError, StorageFullError))
+    return damaged or error.retryable or elsewhere
 
 
 def _shredded(kid: str, value: Mapping[str, Any]) -> CorruptError:

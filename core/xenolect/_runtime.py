@@ -33,11 +33,13 @@ from xenolect._sending import Taken
 from xenolect._structure import Profile, Route, Structure, class_of
 from xenolect._writer import Writer
 from xenolect.breaker import steady
+from xenolect.cas import entry_of
 from xenolect.config import Config
 from xenolect.errors import (
     ConflictError,
     CorruptError,
     DuplicateError,
+    StorageError,
     VariantNotFoundError,
 )
 from xenolect.facts import Change, Entry, Fact, Put, canonical, digest_entry
@@ -223,18 +225,29 @@ class Runtime:
     ) -> int:
         """The one write door: commit, then apply everything up to the new revision."""
         self.check_process()
+        actor, at = actor or self.actor, self.clock()
         with self.lock:
             revision = self.index.commit(
                 changes,
-                actor=actor or self.actor,
-                at=self.clock(),
+                actor=actor,
+                at=at,
                 observations=evidence.observations if evidence else (),
                 after=after,
                 once=evidence.once if evidence and evidence.observations else None,
             )
             if evidence:
                 evidence.stored = True
-            self.catch_up()
+            try:
+                self.catch_up()
+            except StorageError as error:
+                if revision != self.revision + 1:
+                    raise
+                # It is true, and what it took back must not be served until reading works again.
+                log.warning(
+                    "what was committed as %d can not be read back yet: %s", revision, error
+                )
+                self._apply(entry_of(self.digest, revision, at, actor, changes))
+                self._rebuild()
         return revision
 
     def publish(self, change: Change) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "check_text",
     "checked_entries",
     "checked_value",
+    "entry_of",
     "moment",
     "prepare",
     "prepared_text",
@@ -85,6 +86,17 @@ def prepared_text(prepared: Sequence[Prepared]) -> str:
             else f'{{"expected":{expected},"key":{key},"put":{kind},"value":{text}}}'
         )
     return f"[{','.join(rows)}]"
+
+
+def entry_of(
+    previous: str, revision: int, at: float, actor: str, changes: Sequence[Change]
+) -> Entry:
+    """The journal entry that a commit has made, as reading it back would give it."""
+    text = prepared_text(prepare(changes))
+    read = tuple(change_from_json(row) for row in json.loads(text))
+    at = moment(at)
+    digest = digest_entry_text(previous, revision, at, actor, text)
+    return Entry(revision, at, actor, read, previous, digest)
 
 
 def check_change(change: Change, version: int, live: bool) -> None:

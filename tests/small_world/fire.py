@@ -294,6 +294,8 @@ class UnderFire(SmallWorld):
         wire = sum(count for name, count in chosen.items() if name.startswith("wire"))
         if chosen.get(THE, 0) <= 0.05 * wire:
             self.outscored = True
+            if self.eye.baseline("wire", self.eye.seen) == THE:  # rolled back, it would stay active
+                self.act(self.processes[0], self.name_base)
             self.act(self.processes[0], self.roll_back)
 
     def hopeless(self) -> bool:
