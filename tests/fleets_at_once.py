@@ -341,11 +341,15 @@ def judged(kind: Fleets, runs: int, seed: int, **config: Any) -> list[tuple[Any,
     for run, state in enumerate(states):
         verdict, evidence = judge.update(state, [])
         ended = not math.isnan(lanes.ended[run])
+        rolled_back = verdict is Verdict.ROLLBACK  # a hold may have the same reason
         found.append(
             (
-                (verdict is Verdict.ROLLBACK, ended),
+                (rolled_back, ended),
                 (verdict is Verdict.PROMOTE, bool(promotable[run])),
-                (evidence.reason == "collapse_without_control", bool(lanes.collapsed[run])),
+                (
+                    rolled_back and evidence.reason == "collapse_without_control",
+                    bool(lanes.collapsed[run]),
+                ),
                 (evidence.e_value, float(lanes.e_value[run])),
                 (
                     evidence.parts["collapse"],

@@ -229,6 +229,7 @@ def test_the_page_about_policies_says_what_there_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_false_rollbacks_stay_under_alpha() -> None:
     """400 harmless rollouts of a heterogeneous fleet: at most the 1 % that alpha allows."""
     found = simulate(
