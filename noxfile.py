@@ -78,7 +78,7 @@ def tests(session: nox.Session) -> None:
 def slow(session: nox.Session) -> None:
     """The tests marked slow: large states, many processes, simulations."""
     install(session, contrib=True)
-    run_tests(session, "tests", "-m", "slow and not s3")
+    run_tests(session, "tests", "-m", "slow and not s3", "--timeout", "1800")
     run_contrib(session, "slow")
 
 

@@ -264,6 +264,7 @@ def test_four_processes_judge_equals_fairly(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_four_processes_judge_two_hundred_runs_fairly(tmp_path: Path) -> None:
     """The same, 200 runs: at most 1 % are rolled back."""
     assert rollouts_of_equals(tmp_path, 200, 4) <= 2
