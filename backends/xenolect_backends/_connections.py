@@ -86,6 +86,10 @@ def raise_translated(error: Exception, path: Path) -> NoReturn:
     raise StorageError(f"the index {path} failed: {error}; nothing was acknowledged") from error
 
 
+def _of_the_file(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_FILE
+
+
 def _make(folder: Path) -> None:
     """Create a folder, and those above it, with durable names."""
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
@@ -232,12 +236,16 @@ class Connections:
     def following(self) -> Iterator[sqlite3.Connection]:
         """The connection that follows the journal, for one thread at a time."""
         self._door.enter()
-        with self._feed_lock:
-            if self._feed is None:
-                if self._closed:
-                    raise StorageError("the index is closed; open it again")
-                self._feed = self._reader()
-            yield self._feed
+        try:
+            with self._feed_lock:
+                if self._feed is None:
+                    if self._closed:
+                        raise StorageError("the index is closed; open it again")
+                    self._feed = self._reader()
+                yield self._feed
+        except sqlite3.Error as error:
+            self.failed(error)
+            raise
 
     # -- writing ----------------------------------------------------------------------------------
 
@@ -270,7 +278,7 @@ class Connections:
                     raise
                 self._checkpoint_if_long(writer)
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF in _OF_THE_FILE:
+                if _of_the_file(error):
                     self._start_over()
                 raise
             finally:
@@ -279,6 +287,19 @@ class Connections:
             raise_translated(error, self.path)
         finally:
             self._turn.release()
+
+    def failed(self, error: Exception) -> None:
+        """Somebody who read has met an error; the caller holds no lock and no connection any more."""
+        if _of_the_file(error) and self._turn.acquire(blocking=False):
+            try:
+                with contextlib.suppress(UnavailableError, OSError):
+                    self._file_lock.acquire(self._busy_timeout)
+                    try:
+                        self._start_over()
+                    finally:
+                        self._file_lock.release()
+            finally:
+                self._turn.release()
 
     def _start_over(self) -> None:
         """Let go of what nobody uses now: what SQLite believes of its locks may be wrong for good."""

@@ -370,6 +370,7 @@ class SqliteIndex:
             finally:
                 connections.give_back(db)
         except FOREIGN as error:
+            connections.failed(error)
             raise_translated(error, self.path)
 
     def _all(self, statement: str, values: tuple[Any, ...]) -> list[Any]:
@@ -381,4 +382,5 @@ class SqliteIndex:
             finally:
                 connections.give_back(db)
         except FOREIGN as error:
+            connections.failed(error)
             raise_translated(error, self.path)

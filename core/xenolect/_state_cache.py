@@ -50,8 +50,17 @@ class Room:
     def __init__(self, size: int) -> None:
         self._size = size
         self._file = _memory_file(size)
-        self._map = arena(size) if self._file is None else mmap.mmap(self._file, size)
+        self._map = self._mapped(size)
         self.view = memoryview(self._map)
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        if self._file is not None:
+            try:
+                return mmap.mmap(self._file, size)
+            except OSError:  # it needs a descriptor more
+                os.close(self._file)
+                self._file = None
+        return arena(size)
 
     def seal(self) -> memoryview:
         """The same bytes, read-only from now on."""
@@ -65,14 +74,27 @@ class Room:
             os.close(file)
             return memoryview(self._map).toreadonly()
         try:
-            _seal(file)
-            return memoryview(mmap.mmap(file, self._size, prot=mmap.PROT_READ))
+            try:
+                _seal(file)
+                return memoryview(mmap.mmap(file, self._size, prot=mmap.PROT_READ))
+            except OSError:
+                return memoryview(_copied(file, self._size)).toreadonly()
         finally:
             os.close(file)
 
     def __del__(self) -> None:
         if getattr(self, "_file", None) is not None:
             os.close(self._file)  # type: ignore[arg-type]
+
+
+def _copied(file: int, size: int) -> mmap.mmap:
+    """What a file in memory holds, where it can not be mapped a second time."""
+    room = arena(size)
+    at = 0
+    with memoryview(room) as view:
+        while at < size and (count := os.preadv(file, [view[at:]], at)):
+            at += count
+    return room
 
 
 class Cache:
