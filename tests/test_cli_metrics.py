@@ -165,11 +165,16 @@ def test_watching_changes_nothing(busy: Path) -> None:
 
 def test_watch_looks_again_and_ends_on_ctrl_c(busy: Path) -> None:
     """In a process of its own: it sees what others record, and an interrupt is no error."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "xenolect", "watch", "--every", "0.1", "--storage", str(busy)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    # Whoever starts the tests in the background of a shell has interrupts ignored, and so have children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xenolect", "watch", "--every", "0.1", "--storage", str(busy)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     try:
         assert process.stdout.readline().startswith("revision ")
