@@ -86,7 +86,14 @@ def slow(session: nox.Session) -> None:
 def s3(session: nox.Session) -> None:
     """Object storage against real S3 services, which the tests start: nothing is skipped here."""
     install(session, contrib=False, extras="testing,s3,obstore")
-    run_tests(session, "tests", "-m", "s3")
+    run_tests(session, "tests", "-m", "s3 and not sweep")
+
+
+@nox.session
+def s3_sweep(session: nox.Session) -> None:
+    """Faults at each request of what a manager does on object storage: ten minutes and more."""
+    install(session, contrib=False, extras="testing,s3,obstore")
+    run_tests(session, "tests", "-m", "s3 and sweep")
 
 
 @nox.session
