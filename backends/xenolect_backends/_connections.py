@@ -52,7 +52,7 @@ _BAD_VALUES = (
 )
 
 _OF_THE_FILE = (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_PROTOCOL)
-"""One unlock that failed once kept a connection from writing, 10 s at a time, for as long as it was open."""
+"""One unlock that failed once kept the process from reading or writing for as long as a connection was open."""
 
 _abandoned: list[object] = []
 """Connections of a parent process: even closing them here could harm the parent, so they are kept."""

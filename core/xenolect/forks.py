@@ -35,8 +35,8 @@ class Part(Protocol):
 class Door:
     """Where threads wait while one of them is about to fork.
 
-    Locks are not fair: threads that come back for one at once kept it for 60 s and more from the thread
-    that waited for it in order to fork. So they look here first, which costs 30 ns.
+    Locks are not fair: threads that come back for one at once kept it for a minute from the thread that
+    waited for it in order to fork. So they look here first.
     """
 
     def __init__(self) -> None:

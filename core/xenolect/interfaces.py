@@ -44,8 +44,17 @@ Buffer = bytes | bytearray | memoryview
 S = TypeVar("S")
 
 PROVISIONAL = frozenset(
-    {"Cipher", "EnvelopeCipher", "LiveScorer", "Proposer", "Rule", "Wrapper"}
-    | {"BufferChunkStore", "BufferCipher", "CheckedIndex"}
+    (
+        "BufferChunkStore",
+        "BufferCipher",
+        "CheckedIndex",
+        "Cipher",
+        "EnvelopeCipher",
+        "LiveScorer",
+        "Proposer",
+        "Rule",
+        "Wrapper",
+    )
 )
 """Interfaces without two independent implementations that pass a kit of their own."""
 
