@@ -289,11 +289,16 @@ def test_a_store_that_is_not_there_is_not_made(tmp_path: Path) -> None:
 def test_it_serves_until_it_is_interrupted(manager: EmergenceManager, tmp_path: Path) -> None:
     """On a free port: each scrape sees what was stored since."""
     place = ["--storage", str(tmp_path / "store")]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "xenolect", "prometheus", "--port", "0", *place],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    # Whoever starts the tests in the background of a shell has interrupts ignored, and so have children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "xenolect", "prometheus", "--port", "0", *place],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     try:
         url = process.stdout.readline().strip()
