@@ -191,7 +191,11 @@ class Connections:
 
     def _reader(self) -> sqlite3.Connection:
         connection = self._connect("rw")
-        connection.execute("PRAGMA query_only = 1")
+        try:
+            connection.execute("PRAGMA query_only = 1")
+        except sqlite3.Error:
+            connection.close()
+            raise
         return connection
 
     def _set_synchronous(self, writer: sqlite3.Connection, level: str) -> None:

@@ -17,6 +17,7 @@ from xenolect._breakers import Breakers
 from xenolect._frozen import freeze
 from xenolect._routing import routed
 from xenolect._runtime import Runtime
+from xenolect._sampling import Sampling
 from xenolect._scores import Scores
 from xenolect._structure import Profile, Structure
 from xenolect.errors import AgentNotFoundError, InvalidError, NoCompatibleVariantError
@@ -50,6 +51,8 @@ class Selector:
         self._out = breakers.agents.out
         config = runtime.config
         self.scores = Scores(runtime)
+        self.sampling = Sampling(runtime)
+        self._chosen = self.sampling.around(self._select)
         self._dwell = config.selection.min_dwell
         self._hysteresis = config.selection.hysteresis
         self._explore = config.selection.explore
@@ -98,7 +101,7 @@ class Selector:
     ) -> Selection:
         """One variant for one agent; see ``EmergenceManager.select``."""
         try:
-            return self._select(agent, protocol, session)
+            return self._chosen(agent, protocol, session)
         except Exception:
             if default is MISSING:
                 raise

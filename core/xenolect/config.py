@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping
 from itertools import pairwise
@@ -46,6 +47,7 @@ __all__ = [
     "load",
 ]
 
+log = logging.getLogger("xenolect.plugins")
 MIB = 1024 * 1024
 DAY = 86400.0
 
@@ -317,6 +319,9 @@ def load(
     table = _layers.merge([*layers, variables, _layers.from_keywords(given)], scoring)
     _settle(table)
     config: Config = structure(_layers.part_tables(table), Config)
+    for name in ("access", "limits"):
+        if getattr(config, name):  # who wrote it believes that it protects something
+            log.warning("[%s] has no effect in this release: nobody is refused by it", name)
     return config
 
 

@@ -13,10 +13,10 @@ from typing import Any
 import attrs
 
 from xenolect.errors import CorruptError, InvalidError
-from xenolect.facts import GENESIS, Entry, Put, digest_entry
+from xenolect.facts import GENESIS, SELECTIONS, Entry, Put, digest_entry
 from xenolect.interfaces import Index
 
-__all__ = ["Decisions", "Problem", "Verified", "touches"]
+__all__ = ["Decisions", "Problem", "Sampled", "Verified", "touches"]
 
 MOST = 100  # problems that are looked for: each reads the journal behind the last one again
 
@@ -28,6 +28,25 @@ class Problem:
     kind: str  # "entry", "anchor", "facts", "verdict", "transition" or "routing"
     revision: int | None
     message: str
+
+
+@attrs.frozen
+class Sampled:
+    """A selection that the journal holds, as it was made: see ``journal.sample``.
+
+    ``at``: seconds since the epoch; ``version``: the variant's; ``revision``: the index's that it was
+    decided at; ``score``: None where there was none.
+    """
+
+    at: float
+    agent: str
+    session: str | None
+    protocol: str
+    variant: str
+    version: int
+    reason: str
+    score: float | None
+    revision: int
 
 
 Problems = list[Problem]
@@ -75,6 +94,20 @@ class Decisions:
         if newest:
             found = found[::-1]
         return tuple(found[:limit])
+
+    def selections(self, agent: Any = None) -> Iterator[Sampled]:
+        """The selections that ``journal.sample`` kept, oldest first of each process; of one agent.
+
+        Later releases may keep more of each: what this one does not know is left out. CorruptError.
+        """
+        wanted = agent if agent is None or isinstance(agent, str) else str(agent.id)
+        names = [field.name for field in attrs.fields(Sampled)]
+        for entry in self._index.changes(0):
+            for change in entry.changes:
+                if isinstance(change, Put) and change.kind == SELECTIONS:
+                    for row in change.value["chosen"]:
+                        if wanted is None or row["agent"] == wanted:
+                            yield Sampled(**{name: row[name] for name in names})
 
     def anchor(self) -> dict[str, Any]:
         """``{"revision", "digest"}`` of the newest entry: 90 bytes to keep where nobody can cut them."""

@@ -18,6 +18,7 @@ import attrs
 
 __all__ = [
     "GENESIS",
+    "SELECTIONS",
     "Batch",
     "Change",
     "Contents",
@@ -38,6 +39,8 @@ __all__ = [
 
 GENESIS = "0" * 64
 """The digest before the first entry."""
+SELECTIONS = "selections"
+"""The kind of fact whose value is a batch of selections, for the journal; see ``journal.sample``."""
 
 
 @attrs.frozen

@@ -129,6 +129,7 @@ class EmergenceManager:
             self.canaries.leader.leave_parent,
             self._mirroring.leave_parent,
             self._scrubber.leave_parent,
+            self._selector.sampling.leave_parent,
         ]
         runtime.forked.woken = self._woken
 
@@ -216,7 +217,7 @@ class EmergenceManager:
         runtime.parts.try_anyway()
         try:
             self._scrubber.close()
-            runtime.flush()
+            self.flush()
             self.states.close()
             self._rollups.close()
             self._mirroring.close()
@@ -417,12 +418,14 @@ class EmergenceManager:
         if decayed:
             self._selector.scores.warm()
         self.canaries.leader.tick(now)
+        self._selector.sampling.tick(now)
         if self._serving:
             self.points.retire(now)
             self._rollups.tick(now)
 
     def flush(self) -> None:
         """Return when every measurement is stored and every rollback asked for is committed."""
+        self._selector.sampling.store()
         self._runtime.flush()
         self._runtime.settle()
 
