@@ -6,7 +6,6 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from xenolect.errors import (
     UnavailableError,
 )
 from xenolect.facts import Put, Window
+from xenolect.testing import fork_among_threads
 from xenolect.testing.index import replayed
 from xenolect_backends._file_lock import FileLock
 from xenolect_backends.sqlite_index import SqliteIndex
@@ -174,41 +174,20 @@ def test_forks_among_threads_that_read_and_write(path: Path) -> None:
     """Ten children of a process whose threads never rest: each commits and reads, none is stuck."""
     index = SqliteIndex(path, busy_timeout=60)
     index.commit([Put("v", "parent", 0)], actor="", at=0)
-    stop, strange = threading.Event(), []
 
-    def work(job: Callable[[int], object]) -> None:
-        number = 0
-        try:
-            while not stop.is_set():
-                number += 1
-                job(number)
-        except BaseException as error:
-            strange.append(error)
+    def child(number: int) -> None:
+        index.commit([Put("c", str(number), number)], actor="child", at=0)
+        assert index.get("c", str(number)) == number
 
-    jobs: list[Callable[[int], object]] = [
-        lambda n: index.commit([Put("v", "parent", n)], actor="parent", at=0),
-        lambda _: index.get("v", "parent"),
-        lambda _: index.changes(1),
-    ]
-    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    children = []
-    for number in range(10):
-        children.append(os.fork())
-        if children[-1] == 0:
-            status = 1
-            try:
-                index.commit([Put("c", str(number), number)], actor="child", at=0)
-                assert index.get("c", str(number)) == number
-                status = 0
-            finally:
-                os._exit(status)
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert (statuses, strange) == ([0] * 10, [])
+    fork_among_threads(
+        [
+            lambda n: index.commit([Put("v", "parent", n)], actor="parent", at=0),
+            lambda _: index.get("v", "parent"),
+            lambda _: index.changes(1),
+        ],
+        child,
+        10,
+    )
     assert sum(fact.kind == "c" for fact in index.load().facts) == 10
     assert replayed(index.changes(0)) == index.load()
     index.close()

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import sqlite3
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +11,7 @@ from xenolect_sqlar.store import SqlarChunks
 
 from xenolect import EmergenceManager
 from xenolect.errors import CorruptError, InvalidError, StorageFullError
-from xenolect.testing import ChunkStoreTests
+from xenolect.testing import ChunkStoreTests, fork_among_threads
 
 
 class TestSqlar(ChunkStoreTests):
@@ -107,41 +104,15 @@ def test_forks_among_threads_that_read_and_write(tmp_path: Path) -> None:
     """A process whose threads never rest forks, and neither side loses what the other wrote."""
     store = SqlarChunks(str(tmp_path / "a.sqlar"))
     store.put("parent", b"0")
-    stop, strange, made = threading.Event(), [], []
-
-    def work(job: Callable[[int], object]) -> None:
-        number = 0
-        try:
-            while not stop.is_set():
-                number += 1
-                job(number)
-        except BaseException as error:
-            strange.append(error)
+    made = []
 
     def put(number: int) -> None:
         store.put(f"parent-{number}", b"1")
         made.append(number)
 
-    jobs: list[Callable[[int], object]] = [put, lambda _: store.get("parent")]
-    threads = [threading.Thread(target=work, args=(job,)) for job in jobs]
-    for thread in threads:
-        thread.start()
-    children = []
-    for number in range(5):
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                store.put(f"child-{number}", b"2")
-                status = 0
-            finally:
-                os._exit(status)
-        children.append(child)
-    statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert (statuses, strange) == ([0] * 5, [])
+    fork_among_threads(
+        [put, lambda _: store.get("parent")], lambda n: store.put(f"child-{n}", b"2"), 5
+    )
     assert len(list(store.list("child-"))) == 5
     assert len(list(store.list("parent-"))) == len(made)
     store.close()

@@ -34,8 +34,10 @@ pytest.register_assert_rewrite(
     "xenolect.testing._index_machine",
     "xenolect.testing._index_measurements",
     "xenolect.testing._index_place",
+    "xenolect.testing._threads",
 )
 
+from xenolect.testing._threads import fork_among_threads  # noqa: E402
 from xenolect.testing.chunk_store import ChunkStoreTests  # noqa: E402
 from xenolect.testing.ciphers import CipherTests  # noqa: E402
 from xenolect.testing.crashes import Crash, CrashSweep, Stage, SystemCall  # noqa: E402
@@ -61,4 +63,5 @@ __all__ = [
     "ScorerTests",
     "Stage",
     "SystemCall",
+    "fork_among_threads",
 ]
