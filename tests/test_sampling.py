@@ -198,3 +198,13 @@ def test_agents_that_were_never_registered_are_named(tmp_path: Path) -> None:
         manager.select(Agent("passing by", AgentContext()))
         manager.flush()
         assert [each.agent for each in manager.decisions.selections("passing by")] == ["passing by"]
+
+
+def test_who_only_looks_leaves_no_trace(tmp_path: Path) -> None:
+    with opened(tmp_path) as manager:
+        agent = fleet(manager, 1)[0]
+    with opened(tmp_path, process=False) as manager:
+        before = manager.status()["revision"]
+        manager.select(agent)
+        manager.flush()
+        assert manager.status()["revision"] == before

@@ -32,6 +32,7 @@ class Sampling:
         self._runtime = runtime
         self._share = runtime.config.journal.sample
         self._stored_at = runtime.clock()
+        self.serving = True  # who only looks is served nothing
         self.leave_parent()
 
     def leave_parent(self) -> None:
@@ -47,7 +48,7 @@ class Sampling:
 
         def sampled(*asked: Any) -> Selection:
             chosen = choose(*asked)
-            if runtime.rng.random() < share:
+            if self.serving and runtime.rng.random() < share:
                 if len(self._waiting) < MOST:
                     self._waiting.append(_row(runtime.clock(), chosen))
                 else:

@@ -180,6 +180,7 @@ class EmergenceManager:
                 runtime.mode = Mode(config.mode)
             manager._serving = process
             manager.states.lenient = not process
+            manager._selector.sampling.serving = process
             manager._mirroring.open(process)
             if process:
                 manager._presence.renew()
