@@ -7,6 +7,7 @@ import random
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -100,7 +101,8 @@ def test_an_edit_that_means_the_same_is_an_edit(store: Path, tmp_path: Path) -> 
         store, tmp_path / "s", "UPDATE journal SET changes = replace(changes, '0.01', '0.010')"
     )
 
-    assert not Decisions(index_of(place)).verify().ok
+    with closing(index_of(place)) as index:
+        assert not Decisions(index).verify().ok
 
 
 def test_edited_entries_are_named_one_by_one(store: Path, tmp_path: Path) -> None:
@@ -126,8 +128,8 @@ def test_a_fact_beside_the_journal_is_named(store: Path, tmp_path: Path) -> None
         '{"variant_id":"mallory"}',
         digest_fact("baseline", "default", 1, value),
     )
-    index = index_of(place)
-    version = next(f.version for f in index_of(store).load().facts if f.kind == "baseline")
+    with closing(index_of(store)) as index:
+        version = next(f.version for f in index.load().facts if f.kind == "baseline")
     with sqlite3.connect(place / "index.db") as db:
         db.execute(
             "UPDATE facts SET digest = ? WHERE kind = 'baseline'",
@@ -136,7 +138,8 @@ def test_a_fact_beside_the_journal_is_named(store: Path, tmp_path: Path) -> None
     db.close()
     registry = EmergenceManager.open("memory://", background=False)._runtime.registry
 
-    found = Replay(index, registry).run()
+    with closing(index_of(place)) as index:
+        found = Replay(index, registry).run()
 
     assert [p.kind for p in found.problems] == ["facts"]
     assert "baseline 'default'" in found.problems[0].message

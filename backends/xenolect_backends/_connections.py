@@ -184,7 +184,7 @@ class Connections:
                 connection.execute("PRAGMA fullfsync = 1")
                 connection.execute("PRAGMA checkpoint_fullfsync = 1")
             connection.execute(f"PRAGMA cache_size = {self._cache_nodes}")
-        except sqlite3.Error:
+        except BaseException:
             connection.close()
             raise
         return connection
@@ -193,7 +193,7 @@ class Connections:
         connection = self._connect("rw")
         try:
             connection.execute("PRAGMA query_only = 1")
-        except sqlite3.Error:
+        except BaseException:
             connection.close()
             raise
         return connection
@@ -325,7 +325,7 @@ class Connections:
             writer = self._connect("rw")
             try:
                 writer.execute(f"PRAGMA journal_size_limit = {self._long}")
-            except sqlite3.Error:
+            except BaseException:
                 writer.close()
                 raise
             self._writer, self._synchronous = writer, ""
@@ -338,7 +338,7 @@ class Connections:
             if size <= self._checkpoint_at:
                 return
             self._checkpoint_at = self._long
-            with contextlib.suppress(sqlite3.Error):  # the commit before it stands in any case
+            with contextlib.suppress(*FOREIGN):  # the commit before it stands
                 _, frames, copied = writer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
                 if copied < frames:
                     self._checkpoint_at += size
@@ -362,7 +362,7 @@ class Connections:
             return False
         try:
             if held and self._writer is not None:
-                with contextlib.suppress(sqlite3.Error):
+                with contextlib.suppress(*FOREIGN):
                     # Readers elsewhere may stay; the log is then cut by whoever is last.
                     self._writer.execute("PRAGMA busy_timeout = 0")
                     self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")

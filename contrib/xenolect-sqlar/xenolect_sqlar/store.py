@@ -65,8 +65,13 @@ class SqlarChunks:
 
     def __attrs_post_init__(self) -> None:
         self._path = Path(self.path).absolute()
-        with self._use(writing=True) as db:
-            db.execute(_TABLE)
+        try:
+            with self._use(writing=True) as db:
+                db.execute(_TABLE)
+        except BaseException:
+            if self._connection is not None:
+                self._connection.close()
+            raise
         forks.watch(self, store=True)
 
     # -- the connection -----------------------------------------------------------------------------
@@ -105,7 +110,7 @@ class SqlarChunks:
                     if db.in_transaction:
                         db.execute("ROLLBACK")
                     raise
-            except (sqlite3.Error, OSError) as error:
+            except (sqlite3.Error, UnicodeError, OSError) as error:
                 raise self._translated(error) from error
 
     def _translated(self, error: Exception) -> Exception:
@@ -116,7 +121,8 @@ class SqlarChunks:
             return UnavailableError(
                 f"{self._path} is written by another process for longer than busy_timeout; try again"
             )
-        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        undecodable = isinstance(error, UnicodeError)
+        if undecodable or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             return CorruptError(
                 f"{self._path} is no archive, or damaged ({error}); restore it from a copy",
                 key=str(self._path),
