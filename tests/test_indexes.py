@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
@@ -210,6 +211,21 @@ def test_damage_to_the_file_is_a_corrupt_error(path: Path) -> None:
     path.write_bytes(b"this is not a database, but it is long enough to look at" * 100)
     with pytest.raises(CorruptError, match="damaged"):
         SqliteIndex(path)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_an_index_that_can_not_be_opened_is_let_go_of(path: Path) -> None:
+    """No file stays open, also where what SQLite says of the damage is no text itself."""
+    _filled(path)
+    whole = path.read_bytes()
+    row = b"tableleasesleases"  # type, name and table of a row of the schema, which SQLite's message quotes
+    assert whole.count(row) == 1
+    path.write_bytes(whole.replace(row, b"tablele\xffsesleases"))
+    with pytest.raises(CorruptError, match="damaged") as caught:
+        SqliteIndex(path)
+    assert caught.value.key == str(path)
+    files = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")]
+    assert [file for file in files if file.startswith(str(path))] == []
 
 
 def test_a_newer_schema_is_refused_untouched(path: Path) -> None:
