@@ -104,6 +104,28 @@ def test_the_background_finds_damage_nobody_reads(store):
             manager.states.get("w")
 
 
+@pytest.mark.parametrize("older", [False, True], ids=["the present state", "an older one"])
+def test_a_served_variant_is_taken_back_before_an_agent_meets_the_damage(store, older):
+    """By the background reader: what the variant has now is critical, what it had is not."""
+    with open_manager(store, background=False, state={"chunk_size": "4KiB"}) as manager:
+        manager.variants.activate("v")
+        manager.variants.activate("w", force=True)
+        manager.points.create("w")
+        manager.states.put("w", noise(20_000, seed=1))
+        _, present = manager.states._versions.located("w", 1 if older else None)
+    spoil(store, f"variants/w/state/{present.table[0].object}")
+    heard = []
+    with scrubbing(store, heard) as manager:
+        until(lambda: manager.status()["scrub"]["finished_at"])
+        manager.flush()
+        assert manager.status()["scrub"]["damaged"] == 1
+        assert (manager.variants.get("w").status == "rolled_back") is not older
+        assert any(event.kind == "variant.rolled_back" for event in heard) is not older
+        if not older:
+            assert manager.states.get("w") == noise(20_000, seed=ord("w"))
+        assert manager.variants.get("v").status == "active"
+
+
 def test_the_background_heals_from_a_replica(store, tmp_path):
     """With one the state is whole again, and the event says in which version."""
     spoil(store, "variants/w/state/chunk_*")

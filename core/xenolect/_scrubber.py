@@ -1,7 +1,8 @@
 """The background reader: everything stored is read again and verified, at a bounded rate.
 
 One process at a time, by lease. What is damaged is told and stays in ``status``; with a replica it is
-healed from there, in new versions. Without one a person decides: ``repair`` may take a variant back.
+healed from there, in new versions. Without one the state that a served variant has now is met as by any
+reader, which takes the variant back; older ones and those of nobody are left to ``repair``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from xenolect._codec import moment
-from xenolect.errors import EmergenceError
+from xenolect.errors import CorruptError, EmergenceError, NotFoundError
 from xenolect.facts import Change, Put
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ __all__ = ["Scrubber"]
 log = logging.getLogger("xenolect.states")
 FACT = "scrub"
 LEASE = 60.0
+PIECE = 1024 * 1024
 MOST = 100
 """Damaged objects that are named in the fact; ``verify`` names all."""
 
@@ -127,6 +129,8 @@ class Scrubber:
             )
         healed = self._heal(report.problems)
         left = [p.key for p in report.problems if p.key not in healed]
+        for variant_id in sorted({p.variant_id for p in report.problems if p.key in left} - {""}):
+            self._meet(variant_id)
         value = {
             "finished_at": moment(runtime.clock()).isoformat(),
             "checked": report.checked,
@@ -136,6 +140,15 @@ class Scrubber:
             "healed": len(healed),
         }
         runtime.commit_retrying(lambda: self._finished(value), actor=FACT)
+
+    def _meet(self, variant_id: str) -> None:
+        """Read what the variant has now, so that the safeguards hear of damage before an agent does."""
+        try:
+            with self._states.open(variant_id) as reader:
+                while reader.read(PIECE):
+                    self._lease()
+        except (CorruptError, NotFoundError):
+            return  # told already, or damage of what is not there any more
 
     def _finished(self, value: dict[str, Any]) -> list[Change]:
         return [Put("setting", FACT, value)]
