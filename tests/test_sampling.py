@@ -129,6 +129,7 @@ def test_what_can_not_be_stored_goes_on_waiting(monkeypatch: pytest.MonkeyPatch)
         agents = fleet(manager, 3)
         for agent in agents:
             manager.select(agent)
+        manager.report("json", agents[0], success=True)
         commit = manager._runtime.index.commit
 
         def refuse(*_: object, **__: object) -> int:
@@ -137,6 +138,7 @@ def test_what_can_not_be_stored_goes_on_waiting(monkeypatch: pytest.MonkeyPatch)
         monkeypatch.setattr(manager._runtime.index, "commit", refuse)
         with pytest.raises(StorageError):
             manager.flush()
+        assert manager._runtime.performance.pending == 0  # what was measured is stored all the same
         monkeypatch.setattr(manager._runtime.index, "commit", commit)
         manager.flush()
         assert [each.agent for each in manager.decisions.selections()] == list(agents)
@@ -198,6 +200,10 @@ def test_agents_that_were_never_registered_are_named(tmp_path: Path) -> None:
         manager.select(Agent("passing by", AgentContext()))
         manager.flush()
         assert [each.agent for each in manager.decisions.selections("passing by")] == ["passing by"]
+        manager.select(Agent("half \ud800", AgentContext()), session="x" * 100_000)
+        manager.flush()
+        strange = list(manager.decisions.selections())[-1]
+        assert (strange.agent, strange.session) == ("half \\ud800", "x" * 256)
 
 
 def test_who_only_looks_leaves_no_trace(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ BATCH = 250
 """Selections in one entry of the journal, some 50 KB."""
 MOST = 10_000
 """Selections that wait in memory; the ones beyond are counted and let go."""
+LONGEST = 256
+"""Characters of a name. Who is not registered may be called anything."""
 
 
 class Sampling:
@@ -89,8 +91,8 @@ def _row(at: float, selection: Selection) -> dict[str, Any]:
     score = selection.score
     return {
         "at": at,
-        "agent": selection.agent_id,
-        "session": selection.session,
+        "agent": _text(selection.agent_id),
+        "session": None if selection.session is None else _text(selection.session),
         "protocol": selection.protocol,
         "variant": selection.variant.id,
         "version": selection.variant.version,
@@ -98,3 +100,8 @@ def _row(at: float, selection: Selection) -> dict[str, Any]:
         "score": score if math.isfinite(score) else None,
         "revision": selection.revision,
     }
+
+
+def _text(name: object) -> str:
+    """Whatever an agent or a session is called, as text that can be stored."""
+    return str(name)[:LONGEST].encode(errors="backslashreplace").decode()

@@ -419,15 +419,15 @@ class EmergenceManager:
         if decayed:
             self._selector.scores.warm()
         self.canaries.leader.tick(now)
-        self._selector.sampling.tick(now)
         if self._serving:
             self.points.retire(now)
             self._rollups.tick(now)
+        self._selector.sampling.tick(now)
 
     def flush(self) -> None:
         """Return when every measurement is stored and every rollback asked for is committed."""
-        self._selector.sampling.store()
         self._runtime.flush()
+        self._selector.sampling.store()
         self._runtime.settle()
 
     def on(self, callback: Callable[[Event], Any]) -> Callable[[], None]:
