@@ -24,9 +24,9 @@ MOST = 800
 @click.option(
     "--sessions",
     type=click.IntRange(40, MOST),
-    default=300,
+    default=600,
     show_default=True,
-    help="Conversations that each phase may deal (800 is all there are).",
+    help="Conversations that each phase may deal (800 is all there are); most need 200.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON, and nothing else.")
 @click.option(

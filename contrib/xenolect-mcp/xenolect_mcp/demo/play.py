@@ -48,6 +48,7 @@ CONCURRENCY = (
 WARM_UP = (
     120  # conversations before the first rollout; what is said in them trains the dictionaries
 )
+REPLAYED = 300  # conversations in which the final assignment is tried
 SAMPLE = 0.05  # seconds between two looks at a rollout
 PATIENCE = 3.0  # seconds for a decision after the last conversation
 
@@ -64,7 +65,7 @@ class Play:
         self,
         store: Path,
         *,
-        sessions: int = 300,
+        sessions: int = 600,
         seed: object = 0,
         screen: Screen | None = None,
         execute: bool = False,
@@ -385,7 +386,7 @@ class Play:
         )
 
     async def _replay(self, stage: Stage) -> None:
-        pairs = list(deal(self.sessions, self.members, f"{self.seed}/replay"))
+        pairs = list(deal(min(self.sessions, REPLAYED), self.members, f"{self.seed}/replay"))
         number = len(self.results.phases) + 1
         await self._deal(stage, number, pairs, None, None, self.results.replay, lambda: False)
         self.results.assignment = dict(
