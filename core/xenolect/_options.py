@@ -47,7 +47,7 @@ def structure(table: Any, into: type[Any], where: str = "") -> Any:
         raise ConfigError(f"{where}: {error}" if where else str(error)) from error
     except Exception as error:
         found = [f"{path}: {text}" if path else text for path, text in _mistakes(error, where)]
-        raise ConfigError("; ".join(found)) from error
+        raise ConfigError("; ".join(found)) from None
 
 
 def fill(make: Callable[..., Any], options: Mapping[str, Any], where: str) -> Any:
