@@ -19,7 +19,7 @@ from xenolect.testing import Clock
 
 
 def opened(storage: str | Path = "memory://", share: float = 1.0, **given: object):
-    """A manager with two variants and ten agents that keeps a share of its choices."""
+    """A manager with two variants that keeps a share of its choices."""
     given = {"background": False, "journal": {"sample": share}, "seed": 7, **given}
     manager = EmergenceManager.open(storage, **given)  # type: ignore[arg-type]
     if not manager.variants.list():

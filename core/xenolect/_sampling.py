@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["BATCH", "MOST", "Sampling"]
 
 BATCH = 250
-"""Selections in one entry of the journal, some 50 KB."""
+"""Selections in one entry of the journal: 42 KB, with short names."""
 MOST = 10_000
 """Selections that wait in memory; the ones beyond are counted and let go."""
 LONGEST = 256

@@ -130,7 +130,7 @@ class Scrubber:
         healed = self._heal(report.problems)
         left = [p.key for p in report.problems if p.key not in healed]
         for variant_id in sorted({p.variant_id for p in report.problems if p.key in left} - {""}):
-            self._meet(variant_id)
+            self._meet(variant_id, rate)
         value = {
             "finished_at": moment(runtime.clock()).isoformat(),
             "checked": report.checked,
@@ -141,11 +141,13 @@ class Scrubber:
         }
         runtime.commit_retrying(lambda: self._finished(value), actor=FACT)
 
-    def _meet(self, variant_id: str) -> None:
+    def _meet(self, variant_id: str, rate: float) -> None:
         """Read what the variant has now, so that the safeguards hear of damage before an agent does."""
         try:
             with self._states.open(variant_id) as reader:
-                while reader.read(PIECE):
+                while piece := reader.read(PIECE):
+                    if self._stop.wait(len(piece) / rate):
+                        raise _Stopped
                     self._lease()
         except (CorruptError, NotFoundError):
             return  # told already, or damage of what is not there any more

@@ -64,6 +64,17 @@ def test_what_is_no_archive_is_named(tmp_path: Path) -> None:
         SqlarChunks(str(tmp_path / "notes.txt"))
 
 
+def test_damage_that_is_no_text_is_damage(tmp_path: Path) -> None:
+    """SQLite quotes the broken name of a table in its message, which then can not be decoded."""
+    path = tmp_path / "a.sqlar"
+    SqlarChunks(str(path)).close()
+    row = b"tablesqlarsqlar"  # type, name and table of a row of the schema
+    assert path.read_bytes().count(row) == 1
+    path.write_bytes(path.read_bytes().replace(row, b"tablesq\xffarsqlar"))
+    with pytest.raises(CorruptError, match="no archive, or damaged"):
+        SqlarChunks(str(path))
+
+
 def test_a_full_disk_is_said(tmp_path: Path) -> None:
     """Nothing is lost, and it works again when there is space."""
     store = SqlarChunks(str(tmp_path / "a.sqlar"))
